@@ -1,0 +1,463 @@
+/* The Python face of trap.c and move.c. What each function promises stands in _core.pyi. */
+#define _GNU_SOURCE /* MAP_FIXED and friends, syscall */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "move.h"
+#include "trap.h"
+
+struct state {
+    PyObject *fault_class;
+};
+
+/* --- Arguments --------------------------------------------------------------------------------- */
+
+static bool has_count(const char *function, Py_ssize_t got, Py_ssize_t expected)
+{
+    if (got == expected)
+        return true;
+    PyErr_Format(PyExc_TypeError, "%s() takes %zd arguments, got %zd", function, expected, got);
+    return false;
+}
+
+static bool as_size(PyObject *number, Py_ssize_t *size)
+{
+    *size = PyNumber_AsSsize_t(number, PyExc_ValueError);
+    return *size != -1 || !PyErr_Occurred();
+}
+
+static bool as_int(PyObject *number, int *value)
+{
+    long wide = PyLong_AsLong(number);
+    if (wide == -1 && PyErr_Occurred())
+        return false;
+    *value = (int)wide;
+    if (*value == wide)
+        return true;
+    PyErr_Format(PyExc_ValueError, "%ld does not fit an int", wide);
+    return false;
+}
+
+static bool as_address(PyObject *number, uintptr_t *address)
+{
+    *address = (uintptr_t)PyLong_AsSize_t(number);
+    return *address != (uintptr_t)-1 || !PyErr_Occurred();
+}
+
+/* Part of somebody's buffer, which cannot move or go away until close_span. */
+struct span {
+    Py_buffer view;
+    char *start;
+    size_t length;
+};
+
+static void close_span(struct span *span)
+{
+    PyBuffer_Release(&span->view);
+}
+
+static bool open_whole(struct span *span, PyObject *memory, int flags)
+{
+    if (PyObject_GetBuffer(memory, &span->view, flags) != 0)
+        return false;
+    span->start = span->view.buf;
+    span->length = (size_t)span->view.len;
+    return true;
+}
+
+static bool narrow(struct span *span, Py_ssize_t offset, Py_ssize_t length)
+{
+    if (offset < 0 || length < 0 || offset > span->view.len || length > span->view.len - offset) {
+        PyErr_Format(PyExc_ValueError, "offset %zd and length %zd are outside memory of %zd bytes",
+                     offset, length, span->view.len);
+        return false;
+    }
+    span->start += offset;
+    span->length = (size_t)length;
+    return true;
+}
+
+static bool open_span(struct span *span, PyObject *memory, PyObject *offset, Py_ssize_t length,
+                      int flags)
+{
+    Py_ssize_t start;
+    if (!as_size(offset, &start) || !open_whole(span, memory, flags))
+        return false;
+    if (narrow(span, start, length))
+        return true;
+    close_span(span);
+    return false;
+}
+
+/* --- Moves --------------------------------------------------------------------------------------- */
+
+struct move {
+    move_fn run;
+    char *target;
+    const char *source; /* NULL for a flush */
+    size_t length;
+    size_t done;
+    struct fault fault;
+};
+
+static PyObject *from_errno(int error)
+{
+    errno = error;
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+/* Always without the GIL, also for 64 bytes: any access can wait for a disk, or, on a mount that
+ * this very process serves, for another Python thread. It costs 40 ns. */
+static bool run(struct move *move)
+{
+    int error = trap_refresh();
+    if (error != 0) {
+        from_errno(error);
+        return false;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    move->done = trap_move(move->run, move->target, move->source, move->length, &move->fault);
+    Py_END_ALLOW_THREADS;
+    return move->done == move->length;
+}
+
+static void raise_fault(PyObject *module, const struct move *move, const char *partial)
+{
+    if (PyErr_Occurred())
+        return;
+    struct state *state = PyModule_GetState(module);
+    const struct fault *fault = &move->fault;
+    PyObject *error = PyObject_CallFunction(
+        state->fault_class, "nKiiiy#", (Py_ssize_t)move->done, (unsigned long long)fault->address,
+        fault->signal, fault->code, fault->lsb, partial == NULL ? "" : partial,
+        partial == NULL ? (Py_ssize_t)0 : (Py_ssize_t)move->done);
+    if (error == NULL)
+        return;
+    PyErr_SetObject(state->fault_class, error);
+    Py_DECREF(error);
+}
+
+static PyObject *read_bytes(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    struct span memory;
+    Py_ssize_t length;
+    if (!has_count("read", count, 3) || !as_size(args[2], &length) ||
+        !open_span(&memory, args[0], args[1], length, PyBUF_SIMPLE))
+        return NULL;
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, length);
+    if (bytes != NULL) {
+        char *target = PyBytes_AsString(bytes);
+        struct move move = {
+            .run = move_copy, .target = target, .source = memory.start, .length = memory.length};
+        if (!run(&move)) {
+            raise_fault(module, &move, target);
+            Py_CLEAR(bytes);
+        }
+    }
+    close_span(&memory);
+    return bytes;
+}
+
+static bool are_apart(const struct span *a, const struct span *b)
+{
+    if (a->start + a->length <= b->start || b->start + b->length <= a->start)
+        return true;
+    PyErr_SetString(PyExc_ValueError, "source and target overlap");
+    return false;
+}
+
+/* Between two opened spans of one length; closes both. */
+static PyObject *move_span(PyObject *module, move_fn how, struct span *target, struct span *source)
+{
+    struct move move = {.run = how,
+                        .target = target->start,
+                        .source = source->start,
+                        .length = source->length};
+    bool done = are_apart(target, source) && run(&move);
+    if (!done)
+        raise_fault(module, &move, NULL);
+    close_span(source);
+    close_span(target);
+    return done ? Py_NewRef(Py_None) : NULL;
+}
+
+static PyObject *read_into(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    struct span source, target;
+    if (!has_count("read_into", count, 3) || !open_whole(&target, args[2], PyBUF_WRITABLE))
+        return NULL;
+    if (!open_span(&source, args[0], args[1], target.view.len, PyBUF_SIMPLE)) {
+        close_span(&target);
+        return NULL;
+    }
+    return move_span(module, move_copy, &target, &source);
+}
+
+static bool is_line(const struct span *target, const struct span *source)
+{
+    if (source->length != LINE)
+        PyErr_Format(PyExc_ValueError, "a line is %d bytes, got %zu", LINE, source->length);
+    else if ((uintptr_t)target->start % LINE != 0)
+        PyErr_Format(PyExc_ValueError, "address %zu is not aligned to %d bytes",
+                     (size_t)target->start, LINE);
+    else
+        return true;
+    return false;
+}
+
+static PyObject *write_how(PyObject *module, PyObject *const *args, move_fn how)
+{
+    struct span source, target;
+    if (!open_whole(&source, args[2], PyBUF_SIMPLE))
+        return NULL;
+    if (!open_span(&target, args[0], args[1], source.view.len, PyBUF_WRITABLE)) {
+        close_span(&source);
+        return NULL;
+    }
+    if (how != move_store_line || is_line(&target, &source))
+        return move_span(module, how, &target, &source);
+    close_span(&source);
+    close_span(&target);
+    return NULL;
+}
+
+static PyObject *write_plain(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    return has_count("write", count, 3) ? write_how(module, args, move_copy) : NULL;
+}
+
+static PyObject *write_flush(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    return has_count("write_flush", count, 3) ? write_how(module, args, move_copy_flushing) : NULL;
+}
+
+static PyObject *store_line(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    return has_count("store_line", count, 3) ? write_how(module, args, move_store_line) : NULL;
+}
+
+static PyObject *flush(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    struct span memory;
+    Py_ssize_t length;
+    if (!has_count("flush", count, 3) || !as_size(args[2], &length) ||
+        !open_span(&memory, args[0], args[1], length, PyBUF_SIMPLE))
+        return NULL;
+    struct move move = {.run = move_flush, .target = memory.start, .length = memory.length};
+    bool done = run(&move);
+    if (!done)
+        raise_fault(module, &move, NULL);
+    close_span(&memory);
+    return done ? Py_NewRef(Py_None) : NULL;
+}
+
+static PyObject *fence(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    move_fence();
+    Py_RETURN_NONE;
+}
+
+/* --- Windows ------------------------------------------------------------------------------------- */
+
+static PyObject *checked(int error)
+{
+    return error == 0 ? Py_NewRef(Py_None) : from_errno(error);
+}
+
+static PyObject *install(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    return checked(trap_install());
+}
+
+static PyObject *open_userfaultfd(PyObject *module, PyObject *flags)
+{
+    (void)module;
+    int value;
+    if (!as_int(flags, &value))
+        return NULL;
+    long fd = syscall(SYS_userfaultfd, value);
+    return fd >= 0 ? PyLong_FromLong(fd) : from_errno(errno);
+}
+
+static PyObject *map_file(PyObject *module, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"fd", "offset", "length", "prot", "flags", "address", NULL};
+    int fd, prot, flags;
+    Py_ssize_t length;
+    long long offset;
+    unsigned long long address = 0;
+    (void)module;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iLnii|K", names, &fd, &offset, &length, &prot,
+                                     &flags, &address))
+        return NULL;
+    if (length < 0)
+        return from_errno(EINVAL);
+    void *start;
+    Py_BEGIN_ALLOW_THREADS;
+    start = mmap((void *)(uintptr_t)address, (size_t)length, prot, flags, fd, (off_t)offset);
+    Py_END_ALLOW_THREADS;
+    return start == MAP_FAILED ? from_errno(errno) : PyLong_FromSize_t((size_t)start);
+}
+
+static bool as_range(PyObject *const *args, uintptr_t *address, Py_ssize_t *length)
+{
+    if (!as_address(args[0], address) || !as_size(args[1], length))
+        return false;
+    if (*address != 0 && *length > 0 && (uintptr_t)*length <= UINTPTR_MAX - *address)
+        return true;
+    PyErr_Format(PyExc_ValueError, "address %zu and length %zd are no range of memory",
+                 (size_t)*address, *length);
+    return false;
+}
+
+static PyObject *unmap(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    uintptr_t address;
+    Py_ssize_t length;
+    int result;
+    (void)module;
+    if (!has_count("unmap", count, 2) || !as_range(args, &address, &length))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    result = munmap((void *)address, (size_t)length);
+    Py_END_ALLOW_THREADS;
+    return checked(result == 0 ? 0 : errno);
+}
+
+static PyObject *advise(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    uintptr_t address;
+    Py_ssize_t length;
+    int advice, result;
+    (void)module;
+    if (!has_count("madvise", count, 3) || !as_range(args, &address, &length) ||
+        !as_int(args[2], &advice))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    result = madvise((void *)address, (size_t)length, advice);
+    Py_END_ALLOW_THREADS;
+    return checked(result == 0 ? 0 : errno);
+}
+
+static PyObject *memory_at(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    uintptr_t address;
+    Py_ssize_t length;
+    (void)module;
+    if (!has_count("memory_at", count, 3) || !as_range(args, &address, &length))
+        return NULL;
+    int readonly = PyObject_IsTrue(args[2]);
+    if (readonly < 0)
+        return NULL;
+    return PyMemoryView_FromMemory((char *)address, length, readonly ? PyBUF_READ : PyBUF_WRITE);
+}
+
+static PyObject *address_of(PyObject *module, PyObject *memory)
+{
+    struct span span;
+    (void)module;
+    if (!open_whole(&span, memory, PyBUF_SIMPLE))
+        return NULL;
+    PyObject *address = PyLong_FromSize_t((size_t)span.start);
+    close_span(&span);
+    return address;
+}
+
+static PyObject *forward_segv(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    uintptr_t address;
+    Py_ssize_t length;
+    (void)module;
+    if (!has_count("forward_segv", count, 2) || !as_range(args, &address, &length))
+        return NULL;
+    return checked(trap_forward(address, (size_t)length));
+}
+
+static PyObject *forget_segv(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    uintptr_t address;
+    Py_ssize_t length;
+    (void)module;
+    if (!has_count("forget_segv", count, 2) || !as_range(args, &address, &length))
+        return NULL;
+    return checked(trap_forget(address, (size_t)length));
+}
+
+/* --- The module ---------------------------------------------------------------------------------- */
+
+#define FAST(name, function) {name, (PyCFunction)(void (*)(void))(function), METH_FASTCALL, NULL}
+
+static PyMethodDef methods[] = {
+    FAST("read", read_bytes),
+    FAST("read_into", read_into),
+    FAST("write", write_plain),
+    FAST("write_flush", write_flush),
+    FAST("store_line", store_line),
+    FAST("flush", flush),
+    {"fence", fence, METH_NOARGS, NULL},
+    {"install", install, METH_NOARGS, NULL},
+    {"userfaultfd", open_userfaultfd, METH_O, NULL},
+    {"map_file", (PyCFunction)(void (*)(void))map_file, METH_VARARGS | METH_KEYWORDS, NULL},
+    FAST("unmap", unmap),
+    FAST("madvise", advise),
+    FAST("memory_at", memory_at),
+    {"address_of", address_of, METH_O, NULL},
+    FAST("forward_segv", forward_segv),
+    FAST("forget_segv", forget_segv),
+    {NULL, NULL, 0, NULL},
+};
+
+static int execute(PyObject *module)
+{
+    struct state *state = PyModule_GetState(module);
+    PyObject *faults = PyImport_ImportModule("daxmend._native.fault");
+    if (faults == NULL)
+        return -1;
+    state->fault_class = PyObject_GetAttrString(faults, "MemoryFault");
+    Py_DECREF(faults);
+    move_choose();
+    return state->fault_class == NULL ? -1 : 0;
+}
+
+static int traverse(PyObject *module, visitproc visit, void *arg)
+{
+    struct state *state = PyModule_GetState(module);
+    Py_VISIT(state->fault_class);
+    return 0;
+}
+
+static int clear(PyObject *module)
+{
+    struct state *state = PyModule_GetState(module);
+    Py_CLEAR(state->fault_class);
+    return 0;
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, execute},
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "daxmend._native._core",
+    .m_size = sizeof(struct state),
+    .m_methods = methods,
+    .m_slots = slots,
+    .m_traverse = traverse,
+    .m_clear = clear,
+};
+
+PyMODINIT_FUNC PyInit__core(void)
+{
+    return PyModuleDef_Init(&definition);
+}

@@ -1,0 +1,111 @@
+"""The contract of the C core; its documentation stands here and nowhere else.
+
+Offsets and lengths are bytes. A `Buffer` is anything with a contiguous buffer; it is pinned while
+the call runs, so a `mmap` in use cannot be closed or resized. A range outside it is a `ValueError`
+that names the numbers, raised before anything is touched. Length 0 is allowed and touches nothing.
+
+*Guarded* means: a SIGBUS or SIGSEGV raised by this thread, inside this call, at an address in one
+of the two ranges of the move, becomes `MemoryFault`. Every other fault goes to the handler that was
+there before, or kills as it would have. All guarded calls release the GIL, may run in any number of
+threads at once, and work in the child of a fork. They need the two signals unblocked: the kernel
+kills a thread that faults while it blocks them, and no handler can help.
+
+Handlers: they are put in place by the first guarded call or `forward_segv`. If somebody replaces
+them later (`faulthandler.enable()`), the next call puts them on top again and passes on to the
+newcomer; it looks at most every 10 to 40 µs, so that a fault in a call within that time of the last
+one can still be the newcomer's. `install` looks at once. A handler that was set with Python's
+`signal.signal` never runs for a fault: it would return to the same instruction for ever.
+"""
+
+from typing_extensions import Buffer
+
+def read(memory: Buffer, offset: int, length: int, /) -> bytes:
+    """The bytes of `memory[offset : offset + length]`; guarded.
+
+    Raises `MemoryFault`; `partial` holds the bytes before the first page that failed.
+    """
+
+def read_into(memory: Buffer, offset: int, target: Buffer, /) -> None:
+    """Fills `target` from `memory[offset : offset + len(target)]`; guarded on both sides.
+
+    `target` must be writable and must not overlap the source (`ValueError`). Raises `MemoryFault`;
+    the first `done` bytes of `target` are then valid, what follows is undefined.
+    """
+
+def write(memory: Buffer, offset: int, data: Buffer, /) -> None:
+    """Stores `data` at `memory[offset:]`; guarded on both sides.
+
+    An ordinary copy: nothing is durable before `flush` and `fence` (or msync). `data` may be a
+    mapping that faults; the `address` of the `MemoryFault` tells which side it was. The first
+    `done` bytes are stored; later bytes of the range may hold old or new content. The two must not
+    overlap (`ValueError`).
+    """
+
+def write_flush(memory: Buffer, offset: int, data: Buffer, /) -> None:
+    """As `write`, and the stores go past the cache: durable on persistent memory after `fence()`.
+
+    Whole 64-byte lines are stored non-temporally; a part of a line at either end is stored and
+    written back (clwb, else clflushopt, else clflush). No alignment is needed. After a
+    `MemoryFault` the first `done` bytes are as durable as the next `fence` makes them. Other
+    machines than x86-64 copy, and leave durability to msync.
+    """
+
+def store_line(memory: Buffer, offset: int, line: Buffer, /) -> None:
+    """Stores 64 bytes as one line past the cache (R6): movdir64b where the CPU has it; guarded.
+
+    The address, not only the offset, must be aligned to 64 bytes, and `line` must have 64
+    (`ValueError`). Without movdir64b four non-temporal stores are made, which a power failure can
+    tear. Ordered and durable by the next `fence()`.
+    """
+
+def flush(memory: Buffer, offset: int, length: int, /) -> None:
+    """Writes back every 64-byte line that `memory[offset : offset + length]` touches; guarded.
+
+    Not ordered: `fence()` says when it is done. Elsewhere than on x86-64 only a full fence.
+    """
+
+def fence() -> None:
+    """Orders this thread's flushes and stores before it against those after it (sfence)."""
+
+def install() -> None:
+    """Puts the handlers of SIGBUS and SIGSEGV in place now, over any that came later. `OSError`."""
+
+def userfaultfd(flags: int, /) -> int:
+    """userfaultfd(2): a new file descriptor; without O_CLOEXEC in `flags` it survives an exec.
+
+    `OSError`: ENOSYS, or EPERM without UFFD_USER_MODE_ONLY (1). It belongs to this address space: a
+    forked child has to open its own.
+    """
+
+def map_file(fd: int, offset: int, length: int, prot: int, flags: int, address: int = 0) -> int:
+    """mmap(2): the address. `prot` and `flags` as in the `mmap` module; `OSError`.
+
+    With MAP_FIXED (16) it replaces whatever is at `address`, also under somebody's buffer.
+    """
+
+def unmap(address: int, length: int, /) -> None:
+    """munmap(2). Whoever still holds a `memory_at` of it gets a SIGSEGV. `OSError`."""
+
+def madvise(address: int, length: int, advice: int, /) -> None:
+    """madvise(2), any advice, also those that the `mmap` module does not know. `OSError`."""
+
+def memory_at(address: int, length: int, readonly: bool, /) -> memoryview:
+    """Memory at an address, as bytes. Nothing keeps it mapped: that is the caller's duty.
+
+    `ValueError` for address 0 or a length below 1.
+    """
+
+def address_of(memory: Buffer, /) -> int:
+    """Where the first byte of a buffer is. Valid as long as the caller holds the buffer."""
+
+def forward_segv(address: int, length: int, /) -> None:
+    """From now on a missing page in this range is a SIGBUS: BUS_MCEERR_AR, lsb 12, exact address.
+
+    For ranges with guard regions (MADV_GUARD_INSTALL), whose unguarded access would be a SIGSEGV;
+    it is sent to the thread that faulted, with the registers of its access. It works in a forked
+    child too. Only SEGV_MAPERR is translated. Any number of ranges, which may overlap; each
+    fault looks through them one by one. `OSError`.
+    """
+
+def forget_segv(address: int, length: int, /) -> None:
+    """Ends one `forward_segv` with the same two arguments; `OSError` ENOENT if there was none."""
