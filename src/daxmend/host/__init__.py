@@ -1,0 +1,1 @@
+"""What the running Linux offers: thin, typed, without policy."""

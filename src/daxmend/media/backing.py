@@ -1,0 +1,119 @@
+"""The bytes under a medium: one file, mapped once, with stores, flushes and fences.
+
+The mapping is this process's own alias: nothing ever makes its pages fault on purpose, so the
+layers above read through it and the refusal of poison is theirs (design, "Poison is enforced").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from daxmend import _native
+from daxmend.errors import MediaError, TruncatedError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class Durability(StrEnum):
+    """What a fence promises (persistence.md §1)."""
+
+    PROCESS = "process"  # ordering only: survives kill -9, not a machine crash
+    MACHINE = "machine"  # flushed stores are on stable storage
+
+
+class Backing:
+    """A file of fixed size as byte-addressable memory. Not locked: its owner's lock holds.
+
+    A store may become durable at any time, and is durable once it was flushed and a fence
+    returned. Owns `fd`. Raises `TruncatedError`, `MediaError` or `OSError(ENOSPC)` where the file
+    below fails; never a signal.
+    """
+
+    def __init__(
+        self, fd: int, name: str, durability: Durability, *, writable: bool = True
+    ) -> None:
+        self.fd = fd
+        self.name = name
+        self.is_writable = writable
+        self.size = os.fstat(fd).st_size
+        self.durability = durability
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        self.memory = mmap.mmap(fd, self.size, mmap.MAP_SHARED, protection)
+        self._is_machine = durability is Durability.MACHINE
+        self._is_unsynced = False
+
+    def load(self, offset: int, length: int) -> bytes:
+        """A copy of `length` bytes at `offset`."""
+        try:
+            return _native.read(self.memory, offset, length)
+        except _native.MemoryFault as fault:
+            raise self.explain(offset + fault.done, length - fault.done) from None
+
+    def load_into(self, offset: int, target: Buffer) -> None:
+        """Fill `target` with the bytes at `offset`."""
+        try:
+            _native.read_into(self.memory, offset, target)
+        except _native.MemoryFault as fault:
+            raise self.explain(offset + fault.done, len(memoryview(target)) - fault.done) from None
+
+    def store(self, offset: int, data: Buffer) -> None:
+        """Write `data` at `offset`; durable after `flush` of the range and a `fence`."""
+        try:
+            _native.write(self.memory, offset, data)
+        except _native.MemoryFault as fault:
+            raise self.explain(offset + fault.done, len(memoryview(data)) - fault.done) from None
+
+    def poke(self, offset: int, data: Buffer) -> None:
+        """Change bytes as the medium itself does, not through the processor's caches.
+
+        For the emulation of poison and of the clear command: no stop of the program undoes it.
+        """
+        self.store(offset, data)
+        self._is_unsynced = True
+
+    def flush(self, offset: int, length: int) -> None:
+        """Send stored bytes on their way; they are durable after the next `fence`."""
+        self._is_unsynced = True
+
+    def fence(self) -> None:
+        """Every flushed store is durable on return, as far as `durability` promises."""
+        if self._is_machine and self._is_unsynced:
+            os.fdatasync(self.fd)
+            self._is_unsynced = False
+
+    def explain(self, offset: int, length: int) -> OSError:
+        """What to raise for an access to the file's own bytes that faulted."""
+        if offset >= os.fstat(self.fd).st_size:
+            return TruncatedError(
+                self.name, offset, length, hint="the file shrank while it was in use; restore it"
+            )
+        space = os.fstatvfs(self.fd)
+        if space.f_bavail == 0:
+            return OSError(
+                errno.ENOSPC,
+                f"{self.name}: no space for {length} bytes at offset {offset}; "
+                "free space on the file system that holds it",
+                self.name,
+            )
+        return MediaError(
+            self.name, offset, length, hint="the file system below cannot access its own storage"
+        )
+
+    def close(self) -> None:
+        """Make everything flushed durable, unmap and close; later calls do nothing."""
+        if self.fd < 0:
+            return
+        try:
+            self.fence()
+        finally:
+            os.close(self.fd)
+            self.fd = -1
+            # A view that somebody still holds keeps the mapping; it goes with the view.
+            with contextlib.suppress(BufferError):
+                self.memory.close()

@@ -1,0 +1,336 @@
+"""The pool: one sparse file that holds an emulated persistent-memory device (format.md §1, §2).
+
+0        header, copy 0            4 KiB
+4 KiB    header, copy 1            4 KiB
+8 KiB    owner: who has it open    4 KiB
+64 KiB   poison journal, 2 copies
+…        record journal, 2 copies
+2 MiB·n  data area
+"""
+
+import fcntl
+import os
+import struct
+import time
+import uuid as _uuid
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple, Protocol, Self
+
+from xxhash import xxh3_64_intdigest
+
+from daxmend.errors import BusyError, CorruptionError, DaxmendError, UnsupportedError, UsageError
+from daxmend.extent import Extent
+from daxmend.media.backing import Backing, Durability
+from daxmend.media.journal import Repair, format_journal
+from daxmend.units import CACHELINE, CLEAR_UNIT, KIB, MAX_OFFSET, MIB, PAGE, SECTOR, align_up
+
+POOL_VERSION = 1
+
+_MAGIC = b"DAXMEND\0"
+_BODY = struct.Struct("<8sII16sQIIIIQQQQQQQ")
+_LENGTH = _BODY.size + 8  # and the checksum
+_PREFIX = struct.Struct("<8sII")  # magic, version, length: the same in every version
+_COPIES = (0, 4 * KIB)
+_OWNER_OFFSET = 8 * KIB
+_OWNER_MAGIC = b"DMOWNER\0"
+_OWNER = struct.Struct("<8sIIQI")  # magic, version, length, pid, mount point's length
+_OWNER_LENGTH = 4 * KIB
+_JOURNALS_OFFSET = 64 * KIB
+_DATA_ALIGN = 2 * MIB
+
+
+class MakeBacking(Protocol):
+    """How a pool's bytes are reached: `Backing`, or one that loses power."""
+
+    def __call__(
+        self, fd: int, name: str, durability: Durability, *, writable: bool = True
+    ) -> Backing: ...
+
+
+class Content(IntEnum):
+    """What the data area holds; `mount` refuses what does not fit."""
+
+    RAW = 1
+
+
+class Layout(NamedTuple):
+    """Where everything lies: bytes from the start of the file. Areas come in two copies."""
+
+    poison: tuple[Extent, Extent]
+    record: tuple[Extent, Extent]
+    data: Extent
+
+    @classmethod
+    def of_size(cls, size: int) -> Self:
+        """The layout of a pool of `size` bytes of data.
+
+        A journal's area holds twice the largest snapshot (a bit a unit, and a header for each
+        4 KiB of bits), and some MiB for intents and appends; the file is sparse.
+        """
+        poison = align_up(size // CACHELINE // 4 * 17 // 16 + 2 * MIB, PAGE)
+        record = align_up(size // SECTOR // 2 * 17 // 16 + 8 * MIB, PAGE)
+        start = _JOURNALS_OFFSET
+        areas = [Extent(start, poison), Extent(start + poison, poison)]
+        start += 2 * poison
+        areas += [Extent(start, record), Extent(start + record, record)]
+        data = Extent(align_up(start + 2 * record, _DATA_ALIGN), size)
+        return cls((areas[0], areas[1]), (areas[2], areas[3]), data)
+
+
+class Header(NamedTuple):
+    """The pool's header; the field names are those of format.md §1."""
+
+    uuid: bytes
+    created_ns: int
+    content: Content
+    durability: Durability
+    clear_unit: int
+    layout: Layout
+
+
+class Pool:
+    """An open pool file: its header, its lock and its bytes.
+
+    Owned by one process: a second opener gets `BusyError`, with the owner's pid and mount point.
+    """
+
+    def __init__(self, path: Path, backing: Backing, header: Header, repairs: list[Repair]) -> None:
+        self.path = path
+        self.name = str(path)
+        self.backing = backing
+        self.header = header
+        self.repairs = repairs
+        self.is_writable = backing.is_writable
+
+    def set_owner(self, mountpoint: str = "") -> None:
+        """Write who has the pool open, for those who find it locked; as durable as the lock."""
+        encoded = os.fsencode(mountpoint)
+        block = _OWNER.pack(_OWNER_MAGIC, POOL_VERSION, _OWNER.size, os.getpid(), len(encoded))
+        os.pwrite(self.backing.fd, (block + encoded).ljust(_OWNER_LENGTH, b"\0"), _OWNER_OFFSET)
+
+    def close(self) -> None:
+        """Make everything durable and give the lock back."""
+        self.backing.close()
+
+
+def create_pool(path: Path, size: int, *, durability: Durability) -> Header:
+    """Make a raw pool of `size` bytes (a multiple of a page) at `path`; durable on return.
+
+    Raises `UsageError` if something is there already or the size is not possible; a pool that
+    could not be completed is removed.
+    """
+    if size <= 0 or size % PAGE:
+        raise UsageError(f"a pool's size is a positive multiple of {PAGE} bytes, not {size}")
+    layout = Layout.of_size(size)
+    if layout.data.end > MAX_OFFSET:
+        raise UsageError(f"a pool of {size} bytes is more than a file can hold")
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        raise UsageError(f"{path} exists; remove it or choose another name") from None
+    try:
+        header = _format(fd, str(path), layout, durability)
+        _sync_directory(path.parent)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)
+    return header
+
+
+def create_memory_pool(size: int) -> Pool:
+    """A pool of anonymous memory, gone with its last user: for tests and for `ram:SIZE`."""
+    layout = Layout.of_size(size)
+    fd = os.memfd_create("daxmend", os.MFD_CLOEXEC)
+    header = _format(fd, "ram", layout, Durability.PROCESS)
+    return Pool(Path("ram"), Backing(fd, "ram", Durability.PROCESS), header, [])
+
+
+def _format(fd: int, name: str, layout: Layout, durability: Durability) -> Header:
+    """Write an empty pool into an empty file; durable on return."""
+    header = Header(
+        _uuid.uuid4().bytes, time.time_ns(), Content.RAW, durability, CLEAR_UNIT, layout
+    )
+    os.truncate(fd, layout.data.end)
+    backing = Backing(os.dup(fd), name, durability)
+    try:
+        format_journal(backing, layout.poison, f"{name}: poison journal")
+        format_journal(backing, layout.record, f"{name}: record journal")
+    finally:
+        backing.close()
+    os.fsync(fd)
+    for offset in _COPIES:  # last: only a complete pool has a header
+        os.pwrite(fd, pack_header(header), offset)
+    os.fsync(fd)
+    return header
+
+
+def open_pool(path: Path, *, writable: bool = True, make_backing: MakeBacking = Backing) -> Pool:
+    """Open and lock the pool at `path`; its bytes are reached through what `make_backing` makes.
+
+    Read-only openers share the lock. A damaged header copy is rewritten from the other (`repairs`
+    says so). Raises `BusyError` if somebody has it, `UsageError` if it is no pool,
+    `UnsupportedError` for another format version, `CorruptionError` if both copies are damaged or
+    the file is shorter than the header says.
+    """
+    fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+    try:
+        _lock(fd, path, exclusive=writable)
+        header, repairs = _read_header(fd, path)
+        size = os.fstat(fd).st_size
+        if size < header.layout.data.end:
+            raise CorruptionError(
+                f"{path}",
+                0,
+                "file size",
+                header.layout.data.end,
+                size,
+                "the file was cut short; restore it from a copy",
+            )
+        if writable and repairs:
+            for repair in repairs:
+                os.pwrite(fd, pack_header(header), _COPIES[repair.copy])
+            os.fdatasync(fd)
+        backing = make_backing(fd, str(path), header.durability, writable=writable)
+    except BaseException:
+        os.close(fd)
+        raise
+    pool = Pool(path, backing, header, repairs)
+    if writable:
+        pool.set_owner()
+    return pool
+
+
+def is_pool(path: Path) -> bool:
+    """True if the file at `path` starts like a pool, whole or damaged."""
+    with open(path, "rb") as file:
+        return any(_has_magic(file.fileno(), offset) for offset in _COPIES)
+
+
+def read_owner(path: Path) -> tuple[int, str] | None:
+    """`(pid, mount point or "")` of the process that has the pool open for writing, or None."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _owner_block(fd)
+        return None
+    finally:
+        os.close(fd)
+
+
+def pack_header(header: Header) -> bytes:
+    """One copy of the header as it stands on the medium (format.md §1)."""
+    layout = header.layout
+    body = _BODY.pack(
+        _MAGIC,
+        POOL_VERSION,
+        _LENGTH,
+        header.uuid,
+        header.created_ns,
+        header.content,
+        0,  # medium: plain
+        list(Durability).index(header.durability),
+        header.clear_unit,
+        layout.data.end,
+        layout.poison[0].offset,
+        layout.poison[0].length,
+        layout.record[0].offset,
+        layout.record[0].length,
+        layout.data.offset,
+        layout.data.length,
+    )
+    return body + struct.pack("<Q", xxh3_64_intdigest(body))
+
+
+def unpack_header(raw: bytes, name: str, offset: int) -> Header:
+    """The header from one copy. Raises `UnsupportedError` or `CorruptionError`."""
+    magic, version, length = _PREFIX.unpack_from(raw)
+    if magic != _MAGIC:
+        raise CorruptionError(f"{name}: pool header", offset, "magic", _MAGIC, magic)
+    if not _PREFIX.size + 8 <= length <= len(raw) or _checksum(raw, length) != struct.unpack_from(
+        "<Q", raw, length - 8
+    ):
+        raise CorruptionError(f"{name}: pool header", offset, "checksum", "matching", "different")
+    if version != POOL_VERSION or length != _LENGTH:
+        raise UnsupportedError(
+            f"{name}: pool format version {version}; this daxmend knows version {POOL_VERSION}; "
+            "use the daxmend that made the pool to copy its content out"
+        )
+    _, _, _, uuid, created_ns, content, medium, durability, clear_unit, *places = _BODY.unpack_from(
+        raw
+    )
+    if content not in list(Content) or medium != 0 or durability >= len(Durability):
+        raise UnsupportedError(f"{name}: content {content} on medium {medium} is not known here")
+    size, poison, poison_length, record, record_length, data, data_length = places
+    layout = Layout(
+        (Extent(poison, poison_length), Extent(poison + poison_length, poison_length)),
+        (Extent(record, record_length), Extent(record + record_length, record_length)),
+        Extent(data, data_length),
+    )
+    if size != layout.data.end or layout.record[1].end > data:
+        raise CorruptionError(f"{name}: pool header", offset, "layout", "consistent", places)
+    return Header(
+        uuid, created_ns, Content(content), list(Durability)[durability], clear_unit, layout
+    )
+
+
+def _checksum(raw: bytes, length: int) -> tuple[int]:
+    """What the last 8 of a header's `length` bytes must say."""
+    return (xxh3_64_intdigest(raw[: length - 8]),)
+
+
+def _has_magic(fd: int, offset: int) -> bool:
+    return os.pread(fd, len(_MAGIC), offset) == _MAGIC
+
+
+def _read_header(fd: int, path: Path) -> tuple[Header, list[Repair]]:
+    """The header from the first copy that proves itself, and which copy does not."""
+    if not any(_has_magic(fd, offset) for offset in _COPIES):
+        raise UsageError(
+            f"{path} is not a daxmend pool; make one with: daxmend create {path}.pool --size 1G"
+        )
+    headers: dict[int, Header] = {}
+    failures: list[tuple[int, DaxmendError]] = []
+    for copy, offset in enumerate(_COPIES):
+        raw = os.pread(fd, 4 * KIB, offset).ljust(4 * KIB, b"\0")
+        try:
+            headers[copy] = unpack_header(raw, str(path), offset)
+        except (CorruptionError, UnsupportedError) as error:
+            failures.append((copy, error))
+    if not headers:
+        raise failures[0][1]
+    return next(iter(headers.values())), [Repair(copy, str(error)) for copy, error in failures]
+
+
+def _lock(fd: int, path: Path, *, exclusive: bool) -> None:
+    mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+    try:
+        fcntl.flock(fd, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = _owner_block(fd)
+        pid, mountpoint = owner if owner else (0, "")
+        who = f"process {pid}" if pid else "another process"
+        where = f", mounted at {mountpoint}; use that directory" if mountpoint else ""
+        raise BusyError(f"{path} is in use by {who}{where}") from None
+
+
+def _owner_block(fd: int) -> tuple[int, str] | None:
+    block = os.pread(fd, _OWNER_LENGTH, _OWNER_OFFSET)
+    if len(block) < _OWNER_LENGTH:
+        return None
+    magic, _, _, pid, length = _OWNER.unpack_from(block)
+    if magic != _OWNER_MAGIC or length > _OWNER_LENGTH - _OWNER.size:
+        return None
+    return pid, os.fsdecode(block[_OWNER.size : _OWNER.size + length])
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
