@@ -1,0 +1,178 @@
+"""What every DAX device offers, in the words of the patches of 2021 (design, "What every DaxDevice
+offers"). A pmem driver, a mapped table and a fault injector are interchangeable behind it.
+
+Arguments are bytes and page-aligned unless named sector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+from daxmend.extent import Extent
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from daxmend.events import EventHub
+
+
+class AccessMode(Enum):
+    """How `direct_access` treats pages with recorded bad sectors."""
+
+    NORMAL = "normal"  # refuses them
+    RECOVERY = "recovery"  # maps them; loads of poison fail, good cachelines can be had
+
+
+class Recovery(Enum):
+    """Whether a call may take the recovery path (R23)."""
+
+    NEVER = "never"  # a bad page is EIO
+    AUTO = "auto"  # after a normal access failed
+    ALWAYS = "always"  # without trying a normal access first
+
+
+class SectorState(Enum):
+    """Why a sector stands in the record (R1)."""
+
+    BAD = "bad"  # the medium failed there
+    LOST = "lost"  # cleared and not rewritten: readable perhaps, but its content is gone
+
+
+class PageState(Enum):
+    """What callers' windows may do with a page (R28)."""
+
+    WRITE_BACK = "write-back"  # normal
+    NOT_PRESENT = "not-present"  # bad: every access faults
+    UNCACHED = "uncached"  # recovery works on it through a private alias; windows still fault
+
+
+class Salvage(NamedTuple):
+    """What `recovery_read` could get: `data` is whole, with zeros where `lost` says so (R12)."""
+
+    data: bytearray
+    lost: list[Extent]  # device offsets, in cachelines or sectors, merged and ascending
+
+
+class ExposedMemory(Protocol):
+    """Real memory over device bytes; a load of a bad page raises a signal."""
+
+    @property
+    def address(self) -> int: ...
+    @property
+    def memory(self) -> memoryview: ...
+    def close(self) -> None: ...
+
+
+class WindowMemory(Protocol):
+    """The memory that windows look into; offsets are its own."""
+
+    def load(self, offset: int, length: int) -> bytes: ...
+    def view(self, offset: int, length: int) -> memoryview: ...
+    def store(self, offset: int, data: Buffer) -> None: ...
+    def flush(self, offset: int, length: int) -> None: ...
+    def expose(self, extent: Extent, *, writable: bool = True) -> ExposedMemory: ...
+
+
+class Window:
+    """Direct access to a range of a device: memory that is checked in software at every access.
+
+    Offsets count from the window's start. A window is good for the call it was asked for; one
+    that is kept sees later poison, but not later changes of the record.
+    """
+
+    __slots__ = ("_memory", "_offset", "length")
+
+    def __init__(self, memory: WindowMemory, offset: int, length: int) -> None:
+        self._memory = memory
+        self._offset = offset
+        self.length = length
+
+    def load(self, offset: int, length: int) -> bytes:
+        """A copy of the bytes. Raises `PoisonError` if a poisoned line is among them (R3)."""
+        return self._memory.load(self._offset + offset, length)
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """The bytes themselves, read-only, for a system call at once. Raises like `load`."""
+        return self._memory.view(self._offset + offset, length)
+
+    def store(self, offset: int, data: Buffer) -> None:
+        """An ordinary store: clears nothing (R5). Durable after the device's flush and fence."""
+        self._memory.store(self._offset + offset, data)
+        self._memory.flush(self._offset + offset, len(memoryview(data)))
+
+    def expose(self, *, writable: bool = True) -> ExposedMemory:
+        """Real memory over the window, to be closed; its bad pages raise SIGBUS (R24, R28)."""
+        return self._memory.expose(Extent(self._offset, self.length), writable=writable)
+
+
+class Holder(Protocol):
+    """Who sits on a device and wants to hear of its failures."""
+
+    def notify_failure(self, extent: Extent) -> None:
+        """Bytes of the device went bad; offsets are the device's. Called under its lock."""
+
+
+class DaxDevice(Protocol):
+    """A device with direct access and error management.
+
+    One thread mutates it at a time (design, "Who may touch what when"). Offsets outside
+    `[0, size)` or not aligned raise `UsageError` and change nothing.
+    """
+
+    name: str
+    size: int
+    events: EventHub
+
+    def direct_access(self, extent: Extent, mode: AccessMode) -> Window:
+        """A window from `extent.offset` on, at most `extent.length` long, at least one page.
+
+        In NORMAL mode it ends before the first page with a recorded bad sector; `BadBlockError`
+        if that is the first (R22, R24). In RECOVERY mode bad pages are in it (R49).
+        """
+
+    def recovery_read(self, extent: Extent) -> Salvage:
+        """Every readable cacheline, and what is lost (R12). Never raises for poison."""
+
+    def recovery_write(self, offset: int, data: Buffer, keep: Iterable[Extent] = ()) -> int:
+        """Heal in one call: clear poison, write, verify, update the record (R14, R20).
+
+        `keep`: the parts of `data` (as device extents) that came from the medium and must survive
+        a crash; they are durable before anything is cleared (R16, R18, R46). Returns the bytes
+        written from the start, whole pages; fewer than asked if a page could not be healed (R17,
+        R21). Raises `MediaError` if that is none. Durable on return.
+        """
+
+    def read_sectors(self, sector: int, count: int) -> bytes:
+        """Sectors through the block path. Raises `BadBlockError` or `PoisonError` (R33)."""
+
+    def write_sectors(self, sector: int, data: Buffer) -> int:
+        """Write whole sectors through the block path; bad ones heal (R33). Returns and raises
+        like `recovery_write`."""
+
+    def flush(self, extent: Extent) -> None:
+        """Send stores to the range on their way; durable after the next `fence`."""
+
+    def fence(self) -> None:
+        """Every flushed store is durable on return."""
+
+    def badblocks(self, extent: Extent) -> Iterator[tuple[Extent, SectorState]]:
+        """The record inside the range: sector-aligned extents, ascending (R9)."""
+
+    def set_holder(self, holder: Holder | None) -> None:
+        """Who is told of failures from now on."""
+
+
+@runtime_checkable
+class FaultInjection(Protocol):
+    """A device whose medium can be made bad on purpose (R2). Durable on return."""
+
+    def inject(self, extent: Extent, *, latent: bool = False) -> None:
+        """Poison the range, widened to sectors; with `latent`, to cachelines and unrecorded."""
+
+    def uninject(self, extent: Extent) -> None:
+        """Take the poison of the range's cachelines; the record stays."""
+
+    def poison(self, extent: Extent) -> Iterator[Extent]:
+        """The poisoned cachelines in the range, merged, recorded or latent."""

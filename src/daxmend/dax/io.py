@@ -1,0 +1,170 @@
+"""Reads and writes over a device, in which a failed normal access turns into recovery (R22).
+
+The normal path asks `direct_access` once and copies. Only its failure enters the functions below
+that walk around or heal bad pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from daxmend.dax.api import AccessMode, DaxDevice, Recovery
+from daxmend.errors import BadBlockError, MediaError, PoisonError
+from daxmend.events import RecoveryRefused
+from daxmend.extent import Extent, ExtentSet
+from daxmend.units import PAGE, SECTOR, align_down
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_NORMAL = AccessMode.NORMAL
+
+# Writes what it can of the rest and returns the count; `MediaError` if that is nothing.
+_Heal = Callable[[DaxDevice, int, memoryview], int]
+
+
+def read(device: DaxDevice, extent: Extent) -> bytes:
+    """The bytes of the range up to the first bad sector (R10, R11); bytes, any alignment.
+
+    Raises `MediaError` if the first byte's sector is bad.
+    """
+    try:
+        window = device.direct_access(extent, _NORMAL)
+        if window.length >= extent.length:
+            return window.load(0, extent.length)
+    except MediaError:
+        pass  # the page is bad somewhere; what of it can be read is decided below
+    return _read_around(device, extent)
+
+
+def _read_around(device: DaxDevice, extent: Extent) -> bytes:
+    """Sector by sector grain: everything before the first recorded sector of the range."""
+    while True:
+        bad = _first_bad(device, extent)
+        end = extent.end if bad is None else bad.offset
+        if bad is not None and end <= extent.offset:
+            raise BadBlockError(device.name, bad.offset, bad.length)
+        window = device.direct_access(Extent.between(extent.offset, end), AccessMode.RECOVERY)
+        try:
+            return window.load(0, min(window.length, end - extent.offset))
+        except PoisonError:
+            # Consumed: the record has grown (R3). A device that keeps no record cannot say more.
+            if _first_bad(device, extent) == bad:
+                raise
+
+
+def write(device: DaxDevice, offset: int, data: Buffer, recovery: Recovery = Recovery.AUTO) -> int:
+    """Write `data`; bad pages that it covers heal in place (R14, R15). Returns bytes written.
+
+    Fewer than asked if a page could not be healed; `MediaError` if that is none (R17). Healed
+    pages are durable on return, others after the device's flush and fence.
+    """
+    return _write(device, offset, data, recovery, _heal_pages)
+
+
+def write_raw(
+    device: DaxDevice, offset: int, data: Buffer, recovery: Recovery = Recovery.AUTO
+) -> int:
+    """Like `write`, with the sector as the unit (R33): a raw device has no pages to complete."""
+    return _write(device, offset, data, recovery, _heal_sectors)
+
+
+def _write(device: DaxDevice, offset: int, data: Buffer, recovery: Recovery, heal: _Heal) -> int:
+    rest = memoryview(data).cast("B")
+    done = 0
+    while rest:
+        try:
+            written = _write_some(device, offset + done, rest, recovery, heal)
+        except MediaError:
+            if done == 0:
+                raise
+            break  # R17: the prefix counts, the next write meets the failure
+        done += written
+        rest = rest[written:]
+    return done
+
+
+def _write_some(
+    device: DaxDevice, offset: int, data: memoryview, recovery: Recovery, heal: _Heal
+) -> int:
+    if recovery is not Recovery.ALWAYS:
+        try:
+            return _write_normal(device, offset, data)
+        except MediaError:
+            if recovery is Recovery.NEVER:
+                raise
+    return heal(device, offset, data)
+
+
+def _write_normal(device: DaxDevice, offset: int, data: memoryview) -> int:
+    window = device.direct_access(Extent(offset, len(data)), _NORMAL)
+    count = min(window.length, len(data))
+    window.store(0, data[:count])
+    return count
+
+
+def _first_bad(device: DaxDevice, extent: Extent) -> Extent | None:
+    return next((run for run, _ in device.badblocks(extent)), None)
+
+
+def _bad_pages(device: DaxDevice, extent: Extent) -> Extent:
+    """The unbroken stretch of bad pages that begins with the first page of `extent`."""
+    pages = ExtentSet(PAGE)
+    pages.add(Extent(extent.offset, 1).widened(PAGE))
+    for run, _ in device.badblocks(extent.widened(PAGE).intersection(Extent(0, device.size))):
+        if not pages.overlaps(Extent(run.offset - PAGE, PAGE + 1)):
+            break
+        pages.add(run.widened(PAGE))
+    return next(pages.extents())
+
+
+def _heal_pages(device: DaxDevice, offset: int, data: memoryview) -> int:
+    """Heal the bad pages at `offset`: whole ones in one operation, a partly covered one alone."""
+    extent = Extent(offset, len(data))
+    whole = _bad_pages(device, extent).intersection(extent.narrowed(PAGE))
+    if whole.offset == offset and whole.length:
+        return device.recovery_write(offset, data[: whole.length])
+    page = Extent(offset, 1).widened(PAGE)
+    return _heal_partly(device, page, extent.intersection(page), data)
+
+
+def _heal_partly(device: DaxDevice, page: Extent, covered: Extent, data: memoryview) -> int:
+    """Heal a partly covered page if the write covers all that is bad in it (R16)."""
+    salvage = device.recovery_read(page)
+    bad = [run for run, _ in device.badblocks(page)] + salvage.lost
+    if not all(covered.covers(run) for run in bad):
+        device.events.publish(
+            RecoveryRefused(page, "the write does not cover every bad byte of the page")
+        )
+        raise BadBlockError(
+            device.name, page.offset, page.length, hint="write the whole page to heal it"
+        )
+    start = covered.offset - page.offset
+    salvage.data[start : start + covered.length] = data[: covered.length]
+    keep = (
+        Extent.between(page.offset, covered.offset),
+        Extent.between(covered.end, page.end),
+    )
+    device.recovery_write(page.offset, salvage.data, [part for part in keep if part.length])
+    return covered.length
+
+
+def _heal_sectors(device: DaxDevice, offset: int, data: memoryview) -> int:
+    """Write through a bad stretch: whole sectors heal, a part of a bad one fails (R33)."""
+    stretch = _bad_pages(device, Extent(offset, len(data)))
+    extent = Extent(offset, len(data)).intersection(stretch)
+    whole = extent.narrowed(SECTOR)
+    if whole.length and whole.offset == offset:
+        return device.write_sectors(offset // SECTOR, data[: whole.length])
+    part = extent.intersection(Extent(align_down(offset, SECTOR), SECTOR))
+    bad = _first_bad(device, part.widened(SECTOR))
+    if bad is not None:
+        device.events.publish(RecoveryRefused(bad, "the write does not cover the whole bad sector"))
+        raise BadBlockError(device.name, bad.offset, bad.length, hint="write the whole sector")
+    window = device.direct_access(part, AccessMode.RECOVERY)
+    window.store(0, data[: part.length])
+    return part.length
+
+
+__all__ = ["read", "write", "write_raw"]

@@ -1,0 +1,139 @@
+"""The record on the medium: bad blocks and intents in one journal, so that one append changes both.
+
+Order (persistence.md §3): a sector enters the record before anything else happens to it, and
+leaves it only after its new data was fenced and read back.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from daxmend.dax.api import SectorState
+from daxmend.extent import Extent
+from daxmend.media.journal import Entry, Journal, Repair
+from daxmend.media.pool import Pool
+from daxmend.media.runs import batched_runs, pack_runs, pack_snapshot, unpack_runs
+from daxmend.pmem.badblocks import BadBlocks
+from daxmend.pmem.intent import Intent, Kept, pack_id, unpack_id
+from daxmend.units import SECTOR
+
+_RECORDED = 1  # runs: entered the record
+_CLEARED = 2  # runs: left it
+_LOST = 3  # runs: in it, content gone
+_INTENT = 4
+_COMPLETED = 5  # id, runs: the intent is over, and these left the record
+_KEPT = 6  # an intent without checksums: good bytes of lost sectors, for salvage
+
+
+class Record:
+    """`BadBlocks` that survive every stop, and the intents in flight.
+
+    A change is durable after `fence`. Not locked: the device's lock holds.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.badblocks = BadBlocks()
+        self.intents: dict[int, Intent] = {}
+        self.kept: list[Kept] = []
+        self._next_id = 1
+        self._journal = Journal(
+            pool.backing, pool.header.layout.record, f"{pool.name}: record journal", self._snapshot
+        )
+        for entry in self._journal.read():
+            self._replay(entry)
+
+    @property
+    def repairs(self) -> list[Repair]:
+        """Which journal copies were damaged when the record was read."""
+        return self._journal.repairs
+
+    def heal(self) -> None:
+        """Rewrite damaged copies of the journal; durable on return."""
+        self._journal.heal()
+
+    def fence(self) -> None:
+        """Every change so far is durable on return."""
+        self._journal.fence()
+
+    def set(self, extents: Iterable[Extent]) -> None:
+        """Enter sectors."""
+        self._append_runs(_RECORDED, list(extents))
+
+    def clear(self, extents: Iterable[Extent]) -> None:
+        """Drop sectors without an intent: the medium healed them by itself (R6)."""
+        self._append_runs(_CLEARED, list(extents))
+
+    def set_lost(self, extents: Iterable[Extent]) -> None:
+        """Enter sectors as lost."""
+        self._append_runs(_LOST, list(extents))
+
+    def next_id(self) -> int:
+        """A number no other intent has."""
+        self._next_id += 1
+        return self._next_id - 1
+
+    def begin(self, intent: Intent) -> None:
+        """Make the intent known; nothing may be cleared before the next `fence` returned."""
+        self._journal.append(_INTENT, intent.pack())
+        self.intents[intent.id] = intent
+
+    def complete(self, intent: Intent, healed: Iterable[Extent]) -> None:
+        """End an intent and drop what it healed, in one append."""
+        runs = list(healed)
+        self._journal.append(_COMPLETED, pack_id(intent.id) + pack_runs(runs, SECTOR))
+        self._end(intent.id, runs)
+
+    def keep(self, kept: Iterable[Kept]) -> None:
+        """Hold good bytes of lost sectors until the sectors are rewritten (R18)."""
+        pieces = tuple(kept)
+        if pieces:
+            self._journal.append(_KEPT, Intent(0, SECTOR, (), (), pieces).pack())
+            self.kept += pieces
+
+    def _append_runs(self, kind: int, runs: list[Extent]) -> None:
+        for part in batched_runs(runs):
+            self._journal.append(kind, pack_runs(part, SECTOR))
+            self._apply(kind, part)
+
+    def _apply(self, kind: int, runs: Iterable[Extent]) -> None:
+        verbs = {
+            _RECORDED: self.badblocks.set,
+            _CLEARED: self._forget,
+            _LOST: self.badblocks.set_lost,
+        }
+        for run in runs:
+            verbs[kind](run)
+
+    def _forget(self, run: Extent) -> None:
+        self.badblocks.clear(run)
+        if self.kept:
+            self.kept = [piece for piece in self.kept if not run.covers(piece.extent)]
+
+    def _end(self, intent_id: int, healed: Iterable[Extent]) -> None:
+        self.intents.pop(intent_id, None)
+        self._apply(_CLEARED, healed)
+
+    def _replay(self, entry: Entry) -> None:
+        kind, payload = entry
+        if kind == _INTENT:
+            intent = Intent.unpack(payload)
+            self.intents[intent.id] = intent
+            self._next_id = max(self._next_id, intent.id + 1)
+        elif kind == _COMPLETED:
+            self._end(unpack_id(payload), unpack_runs(payload[8:], SECTOR))
+        elif kind == _KEPT:
+            self.kept += Intent.unpack(payload).kept
+        else:
+            self._apply(kind, unpack_runs(payload, SECTOR))
+
+    def _snapshot(self) -> Iterator[Entry]:
+        for payload in pack_snapshot(self.badblocks.recorded):
+            yield Entry(_RECORDED, payload)
+        for payload in pack_snapshot(self.badblocks.lost):
+            yield Entry(_LOST, payload)
+        for intent in self.intents.values():
+            yield Entry(_INTENT, intent.pack())
+        if self.kept:
+            yield Entry(_KEPT, Intent(0, SECTOR, (), (), tuple(self.kept)).pack())
+
+    def states(self, within: Extent) -> Iterator[tuple[Extent, SectorState]]:
+        """The record inside the range."""
+        return self.badblocks.states(within)
