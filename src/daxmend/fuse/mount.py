@@ -1,0 +1,260 @@
+"""Mounting and unmounting, as root with mount(2), else through the setuid `fusermount3`.
+
+Whatever may block on a mount whose server is stuck is done in a child process with a time limit.
+A thread would not do: blocked in the kernel it survives SIGKILL and, in the server's own process,
+keeps /dev/fuse open, so that not even the server's death would end it.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+from daxmend.errors import BusyError, UnsupportedError, UsageError
+from daxmend.fuse.mountinfo import Mount, find_mount
+
+MS_RDONLY: Final = 1
+MS_NOSUID: Final = 2
+MS_NODEV: Final = 4
+MNT_FORCE: Final = 1
+MNT_DETACH: Final = 2
+UMOUNT_NOFOLLOW: Final = 8
+
+_DEVICE: Final = "/dev/fuse"
+_CONNECTIONS: Final = "/sys/fs/fuse/connections"
+_PROBE_SECONDS: Final = 2.0
+_UMOUNT_SECONDS: Final = 10.0
+
+# Children end with the errno as their exit status. The attributes of a dead mount's root may still
+# be cached, so stat(2) can succeed; statfs(2) always asks the server.
+_STATFS_PROGRAM: Final = """
+import os, sys
+try:
+    os.statvfs(sys.argv[1])
+except OSError as error:
+    sys.exit(error.errno)
+"""
+_UMOUNT_PROGRAM: Final = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+sys.exit(libc.umount2(os.fsencode(sys.argv[1]), int(sys.argv[2])) and ctypes.get_errno())
+"""
+
+Path = str | os.PathLike[str]
+
+
+def mount(
+    mountpoint: Path,
+    *,
+    fsname: str,
+    subtype: str,
+    read_only: bool = False,
+    allow_other: bool | None = None,
+    default_permissions: bool = True,
+) -> int:
+    """Mount on an existing, empty directory; the descriptor is for `Session`, and not inherited.
+
+    `fsname` is the source and `fuse.SUBTYPE` the type that mount(8) shows. `allow_other` defaults
+    to root only; a user's own needs `user_allow_other` in /etc/fuse.conf.
+
+    Raises UsageError for a mount point that cannot be one, BusyError for one that is in use (also
+    by a dead mount), UnsupportedError where the system has no FUSE or does not allow it.
+    """
+    path = _check_mountpoint(mountpoint)
+    is_root = os.geteuid() == 0
+    options = ["default_permissions"] if default_permissions else []
+    if allow_other or (allow_other is None and is_root):
+        options.append("allow_other")
+    if not os.path.exists(_DEVICE):
+        raise UnsupportedError(f"{_DEVICE} is missing: load the kernel's module (modprobe fuse)")
+    if is_root:
+        return _mount_as_root(path, fsname, subtype, options, MS_RDONLY if read_only else 0)
+    options += [f"fsname={_escape(fsname)}", f"subtype={_escape(subtype)}"]
+    return _mount_with_fusermount(path, [*options, "ro" if read_only else "rw"])
+
+
+def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
+    """Unmount in good order: only what nobody uses, so nothing is left to be written back.
+
+    `lazy` detaches a mount that is in use; it ends when the last open file is closed. Never hangs.
+    Raises UsageError if no FUSE mount is there, BusyError if it is in use or its server does not
+    answer (`unmount_dead` is for those).
+    """
+    path = _fuse_mount(mountpoint).mount_point
+    status, message = _umount(path, MNT_DETACH if lazy else 0)
+    if status is None:
+        raise BusyError(
+            f"{path}: its server has not answered for {_UMOUNT_SECONDS:.0f} s; the unmount goes on,"
+            " kill the server or force it (umount -f) to end it"
+        )
+    if status == errno.EBUSY:
+        raise BusyError(
+            f"{path} is in use: close what is open below it (fuser -vm {path}) and try again"
+        )
+    if status:
+        raise UsageError(f"{path} cannot be unmounted: {message}")
+
+
+def unmount_dead(mountpoint: Path) -> None:
+    """Take away a mount whose server has died or is stuck; whoever waits for it gets an error.
+
+    Aborts the connection where it may (root, or fusectl is mounted) and detaches. Never hangs.
+    Raises UsageError if no FUSE mount is there, BusyError if it could not be detached.
+    """
+    found = _fuse_mount(mountpoint)
+    connection = os.path.join(_CONNECTIONS, str(os.minor(found.device)))
+    with contextlib.suppress(OSError), open(f"{connection}/abort", "wb", buffering=0) as abort:
+        abort.write(b"1")
+    status, message = _umount(found.mount_point, MNT_FORCE | MNT_DETACH)
+    if status != 0:
+        raise BusyError(f"{found.mount_point} could not be detached: {message or 'no answer'}")
+
+
+def is_dead(mount: Mount) -> bool:
+    """Whether the server of a FUSE mount has gone. Never hangs.
+
+    False also where that cannot be known: a server that does not answer in time is not dead, and
+    another user's mount does not tell.
+    """
+    if not mount.is_fuse:
+        return False
+    try:
+        status = _in_child(_STATFS_PROGRAM, mount.mount_point, timeout=_PROBE_SECONDS)
+    except OSError:  # no child can be had
+        return False
+    return status == errno.ENOTCONN
+
+
+def _check_mountpoint(mountpoint: Path) -> str:
+    path = os.path.abspath(os.fspath(mountpoint))
+    found = find_mount(path)
+    if found is not None and is_dead(found):
+        raise BusyError(
+            f"{path} is a dead mount, its server has gone: clean it up (daxmend umount {path})"
+        )
+    if found is not None:
+        raise BusyError(
+            f"{path} is already a mount ({found.fstype}, {found.source}):"
+            f" unmount it first (daxmend umount {path}) or choose another directory"
+        )
+    try:
+        names = os.listdir(path)
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist: make it first (mkdir {path})") from None
+    except NotADirectoryError:
+        raise UsageError(f"{path} is not a directory: give an empty directory") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be a mount point: {error.strerror}") from error
+    if names:
+        raise UsageError(
+            f"{path} is not empty: a mount would hide what is in it; give an empty one"
+        )
+    return os.path.realpath(path)
+
+
+def _fuse_mount(mountpoint: Path) -> Mount:
+    found = find_mount(mountpoint)
+    if found is None:
+        raise UsageError(f"{os.fspath(mountpoint)} is not a mount point: nothing is mounted there")
+    if not found.is_fuse:
+        raise UsageError(f"{found.mount_point} is a mount of {found.fstype}, not FUSE: use umount")
+    return found
+
+
+def _mount_as_root(path: str, fsname: str, subtype: str, options: list[str], flags: int) -> int:
+    try:
+        fd = os.open(_DEVICE, os.O_RDWR)
+    except OSError as error:
+        raise UnsupportedError(f"{_DEVICE} cannot be opened: {error.strerror}") from error
+    data = ",".join(
+        [f"fd={fd},rootmode=40755,user_id={os.getuid()},group_id={os.getgid()}", *options]
+    )
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(
+        os.fsencode(fsname),
+        os.fsencode(path),
+        os.fsencode(f"fuse.{subtype}"),
+        ctypes.c_ulong(flags | MS_NOSUID | MS_NODEV),
+        data.encode(),
+    ):
+        number = ctypes.get_errno()
+        os.close(fd)
+        hint = "; root in a container needs CAP_SYS_ADMIN" if number == errno.EPERM else ""
+        raise UnsupportedError(f"{path} cannot be mounted: {os.strerror(number)}{hint}")
+    return fd
+
+
+def _mount_with_fusermount(path: str, options: list[str]) -> int:
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            process = _fusermount(
+                ["-o", ",".join(options), "--", path], {"_FUSE_COMMFD": str(theirs.fileno())}
+            )
+        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+        _, stderr = process.communicate()
+    if not fds:
+        raise UnsupportedError(f"{path} cannot be mounted: {os.fsdecode(stderr).strip()}")
+    os.set_inheritable(fds[0], False)
+    return fds[0]
+
+
+def _fusermount(arguments: list[str], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    program = shutil.which("fusermount3")
+    if program is None:
+        raise UnsupportedError(
+            "fusermount3 is missing, without which only root can mount: install the package fuse3"
+        )
+    return subprocess.Popen(
+        [program, *arguments],
+        env={**os.environ, "LC_ALL": "C", **environment},
+        pass_fds=[int(fd) for fd in environment.values()],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def _umount(path: str, flags: int) -> tuple[int | None, str]:
+    """The errno of umount2(2) (0: done, None: not within the time limit) and a message."""
+    if os.geteuid() == 0:
+        number = str(flags | UMOUNT_NOFOLLOW)
+        status = _in_child(_UMOUNT_PROGRAM, path, number, timeout=_UMOUNT_SECONDS)
+        return status, os.strerror(status) if status else ""
+    lazily = ["-z"] if flags & MNT_DETACH else []
+    process = _fusermount(["-u", *lazily, "--", path], {})
+    try:
+        _, stderr = process.communicate(timeout=_UMOUNT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()  # and no wait: until the server answers it cannot die
+        return None, ""
+    message = os.fsdecode(stderr).strip()
+    if process.returncode and os.strerror(errno.EBUSY) in message:
+        return errno.EBUSY, message
+    return errno.EPERM if process.returncode else 0, message
+
+
+def _in_child(program: str, *arguments: str, timeout: float) -> int | None:
+    """The exit status of a Python program in a process of its own; None if it takes too long."""
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", program, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        return child.wait(timeout)
+    except subprocess.TimeoutExpired:
+        child.kill()  # and no wait, as above; Popen would warn of a child that it believes alive
+        child.returncode = -signal.SIGKILL
+        return None
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(",", "\\,")

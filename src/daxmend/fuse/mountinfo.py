@@ -1,0 +1,72 @@
+"""What is mounted where, read from /proc/self/mountinfo.
+
+That file is the only safe place to ask: a path at or below a dead mount gives ENOTCONN, which
+`os.path.exists` and `os.path.ismount` report as "not there", and one whose server is stuck blocks
+its caller beyond the reach of SIGKILL.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+
+
+class Mount(NamedTuple):
+    """One line of mountinfo; `device` is st_dev of its files, options are comma-separated."""
+
+    mount_id: int
+    device: int
+    mount_point: str
+    options: str
+    fstype: str
+    source: str
+    super_options: str
+
+    @property
+    def is_fuse(self) -> bool:
+        """Whether a FUSE server is behind it (not fuseblk, not fusectl)."""
+        return self.fstype == "fuse" or self.fstype.startswith("fuse.")
+
+
+def parse_mountinfo(text: bytes) -> Iterator[Mount]:
+    """The mounts in the text of a mountinfo file, in its order: a later one hides an earlier."""
+    for line in text.splitlines():
+        fields = line.split(b" ")
+        # mount_id parent_id major:minor root mount_point options [tag...] - fstype source super
+        tail = fields.index(b"-", 6)
+        major, minor = fields[2].split(b":")
+        yield Mount(
+            int(fields[0]),
+            os.makedev(int(major), int(minor)),
+            _unescape(fields[4]),
+            _unescape(fields[5]),
+            _unescape(fields[tail + 1]),
+            _unescape(fields[tail + 2]),
+            _unescape(b" ".join(fields[tail + 3 :])),
+        )
+
+
+def _unescape(field: bytes) -> str:
+    return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field))
+
+
+def iter_mounts() -> Iterator[Mount]:
+    """The mounts of this process's mount namespace."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        text = file.read()
+    return parse_mountinfo(text)
+
+
+def find_mount(path: str | os.PathLike[str]) -> Mount | None:
+    """The topmost mount whose mount point is `path` itself; None if there is none.
+
+    Never touches what is mounted there: only the path's parents are resolved, and `path` (it may
+    be a symbolic link) after nothing was found.
+    """
+    absolute = os.path.abspath(os.fspath(path))
+    parent, name = os.path.split(absolute)
+    mounts = {mount.mount_point: mount for mount in iter_mounts()}
+    found = mounts.get(os.path.join(os.path.realpath(parent), name))
+    return found or mounts.get(os.path.realpath(absolute))
