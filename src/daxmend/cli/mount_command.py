@@ -1,0 +1,50 @@
+"""`daxmend mount`: a pool becomes files that real programs see."""
+
+from pathlib import Path
+
+import click
+
+from daxmend.dax.api import Recovery
+from daxmend.errors import UsageError
+from daxmend.mounts.daemon import MountOptions, mount_in_background, serve
+from daxmend.mounts.raw import OpenMode
+
+
+@click.command("mount")
+@click.argument("pool", type=click.Path(path_type=Path))
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--raw", is_flag=True, help="Show the device itself, as DIRECTORY/device.")
+@click.option("-o", "options", default="", help="recovery=on|off, open=auto|direct|cached")
+@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until unmounted.")
+@click.option("--log", type=click.Path(path_type=Path), help="Where the server writes complaints.")
+def command(
+    pool: Path, directory: Path, raw: bool, options: str, foreground: bool, log: Path | None
+) -> None:
+    """Mount POOL at DIRECTORY (empty, existing); returns when it is ready.
+
+    Root's mounts are for everybody that the modes allow, a user's mount is the user's own.
+    """
+    if not raw:
+        raise click.UsageError(f"{pool} holds a raw device: daxmend mount --raw {pool} {directory}")
+    parsed = parse_options(options)
+    if foreground:
+        serve(pool, directory, parsed)
+    else:
+        mount_in_background(pool, directory, parsed, log)
+
+
+def parse_options(text: str) -> MountOptions:
+    """`-o` as mount(8) writes it: `name=value`, separated by commas."""
+    options = MountOptions()
+    for word in filter(None, text.split(",")):
+        name, _, value = word.partition("=")
+        if name == "open" and value in list(OpenMode):
+            options = options._replace(open_mode=OpenMode(value))
+        elif name == "recovery" and value in ("on", "off"):
+            recovery = Recovery.AUTO if value == "on" else Recovery.NEVER
+            options = options._replace(recovery=recovery)
+        else:
+            raise UsageError(
+                f"-o {word} is not known; there are recovery=on|off and open=auto|direct|cached"
+            )
+    return options

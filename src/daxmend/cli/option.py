@@ -1,0 +1,36 @@
+"""Options and output that commands share."""
+
+import json
+from typing import Any
+
+import click
+
+from daxmend.errors import UsageError
+from daxmend.units import parse_size
+
+
+class Size(click.ParamType[int]):
+    """Bytes, or a number with K, M, G or T (powers of 1024)."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes; what is no size is a usage error."""
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(str(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+SIZE = Size()
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document instead."
+)
+
+
+def print_json(document: object) -> None:
+    """The one document of a `--json` run."""
+    click.echo(json.dumps(document, indent=2))

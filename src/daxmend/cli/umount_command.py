@@ -1,0 +1,39 @@
+"""`daxmend umount`: end a mount, also one whose server has died."""
+
+import time
+from pathlib import Path
+
+import click
+
+from daxmend.errors import BusyError, UsageError
+from daxmend.fuse import find_mount, is_dead, unmount, unmount_dead
+from daxmend.media.pool import read_owner
+
+_RELEASE_SECONDS = 10.0
+
+
+@click.command("umount")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--force", "-F", is_flag=True, help="Also if the server is stuck: abort, detach.")
+def command(directory: Path, force: bool) -> None:
+    """Unmount DIRECTORY; returns when the pool is durable and free.
+
+    A mount whose server has died is cleaned up.
+    """
+    found = find_mount(directory)
+    if found is None or found.fstype != "fuse.daxmend":
+        raise UsageError(f"{directory} is not a daxmend mount; see: findmnt -t fuse.daxmend")
+    if force or is_dead(found):
+        unmount_dead(directory)
+        return
+    unmount(directory)
+    _wait_until_free(Path(found.source))
+
+
+def _wait_until_free(pool: Path) -> None:
+    """The server closes the pool after the unmount; the next command shall find it free."""
+    deadline = time.monotonic() + _RELEASE_SECONDS
+    while pool.exists() and read_owner(pool) is not None:
+        if time.monotonic() > deadline:
+            raise BusyError(f"{pool} is unmounted, but its server has not closed it yet")
+        time.sleep(0.005)

@@ -1,0 +1,44 @@
+"""The events that a mount's readers have not read yet, numbered (docs/events.md)."""
+
+import json
+import time
+from collections import deque
+
+from daxmend.events import Event
+
+BACKLOG_EVENTS = 4096  # older ones are dropped, and a reader that missed some is told how many
+
+
+class EventLog:
+    """The last events as JSON lines. `next_sequence` is what the next one will be called."""
+
+    def __init__(self) -> None:
+        self.next_sequence = 1
+        self._lines: deque[str] = deque(maxlen=BACKLOG_EVENTS)
+
+    def append(self, event: Event) -> None:
+        """Number the event, stamp it, keep it."""
+        record = {"sequence": self.next_sequence, "time_ns": time.time_ns(), **event.as_dict()}
+        self._lines.append(json.dumps(record) + "\n")
+        self.next_sequence += 1
+
+    def read(self, sequence: int, size: int) -> tuple[bytes, int]:
+        """Whole lines from event `sequence` on, at most `size` bytes, and the sequence after them.
+
+        A reader that fell behind the backlog first gets a `lost_events` line with the `count`.
+        """
+        oldest = self.next_sequence - len(self._lines)
+        parts: list[str] = []
+        if sequence < oldest:
+            lost = {"event": "lost_events", "count": oldest - sequence}
+            parts.append(json.dumps(lost) + "\n")
+            sequence = oldest
+        room = size - sum(map(len, parts))
+        while sequence < self.next_sequence:
+            line = self._lines[sequence - oldest]
+            if len(line) > room:
+                break
+            parts.append(line)
+            room -= len(line)
+            sequence += 1
+        return "".join(parts).encode(), sequence
