@@ -1,0 +1,43 @@
+"""`./run bench`: the rows of the design's speed budget that the project can show, measured here."""
+
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import device, mount
+from benchmarks.harness import Row, format_seconds, pin
+
+
+def main() -> int:
+    """Print the table; exit status 0 also where a goal is missed: a benchmark is not a test."""
+    pin()
+    print(
+        f"{platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}, "
+        f"{os.cpu_count()} CPUs, pinned to one; best of interleaved rounds\n"
+    )
+    print(f"{'what':<46} {'ours':>9} {'peer':>9}  {'against':<18} {'ratio':>6}  goal")
+    with tempfile.TemporaryDirectory(prefix="daxmend-bench-", dir="/dev/shm") as name:
+        for part in (device, mount):
+            try:
+                for row in part.rows(Path(name)):
+                    _print(row)
+            except LookupError as error:
+                print(f"{part.__name__}: {error}", file=sys.stderr)
+    return 0
+
+
+def _print(row: Row) -> None:
+    goal = (
+        "" if row.goal is None else f"{row.goal:.2f} {'met' if row.ratio >= row.goal else 'MISSED'}"
+    )
+    print(
+        f"{row.name:<46} {format_seconds(row.ours_s):>9} {format_seconds(row.peer_s):>9}"
+        f"  {row.peer_name:<18} {row.ratio:>6.2f}  {goal}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
