@@ -34,9 +34,9 @@ from daxmend.fuse.message import (
     pack_write_out,
 )
 from daxmend.fuse.mount import is_dead, mount, unmount, unmount_dead
-from daxmend.fuse.mountinfo import Mount, find_mount, iter_mounts
 from daxmend.fuse.notify import Notifier
 from daxmend.fuse.session import Session
+from daxmend.host.mountinfo import Mount, find_mount, iter_mounts
 
 __all__ = [
     "MAX_WRITE",

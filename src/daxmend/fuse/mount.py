@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from daxmend.errors import BusyError, UnsupportedError, UsageError
-from daxmend.fuse.mountinfo import Mount, find_mount
+from daxmend.host.mountinfo import Mount, find_mount
 
 MS_RDONLY: Final = 1
 MS_NOSUID: Final = 2

@@ -9,17 +9,15 @@ Nobody else reads the descriptor, so requests are handled one at a time and in o
 still served while notifications drain: an invalidation may be waiting for one of them.
 """
 
-import contextlib
 import errno
 import fcntl
 import os
 import select
-import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from mmap import PAGESIZE, mmap
 from typing import Final
 
@@ -31,6 +29,7 @@ from daxmend.fuse.init import MAX_WRITE, Kernel, negotiate, wanted_flags
 from daxmend.fuse.message import PENDING, Buffer, Caller, pack_write_out
 from daxmend.fuse.notify import Log, Notifier
 from daxmend.fuse.protocol import FUSE_READ, FUSE_WRITE
+from daxmend.fuse.wakeup import interruptible
 
 _DATA: Final = p.IO_REQUEST.size  # where the data of a WRITE begins
 _NO_REPLY: Final = frozenset({p.FUSE_FORGET, p.FUSE_BATCH_FORGET, p.FUSE_INTERRUPT})
@@ -38,8 +37,6 @@ _GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN})
 _DRAIN_SECONDS: Final = 2.0
 _DRAIN_TICK_SECONDS: Final = 0.01
 _MAX_ERRNO: Final = 511  # the kernel refuses larger ones, and the request would stay unanswered
-# Interrupts the blocked read of a request thread that is the main thread; ignored by default.
-_WAKEUP_SIGNAL: Final = signal.SIGURG
 
 
 def log_to_stderr(text: str) -> None:
@@ -80,7 +77,7 @@ class Session:
         self._closed = False
         self._stopping = False
         self._deadline: float | None = None  # by the monotonic clock, once it drains
-        self._thread: int | None = None  # that a signal of `stop` can interrupt
+        self._interrupt_read: Callable[[], object] = lambda: None
         os.set_blocking(fd, True)
 
     # For the handler: from any thread
@@ -118,7 +115,7 @@ class Session:
         """
         self.notifier.start()
         try:
-            with self._interruptible():
+            with interruptible() as self._interrupt_read:
                 if self._initialize():
                     self._serve()
         finally:
@@ -130,17 +127,13 @@ class Session:
     def stop(self) -> None:
         """Let `run` end after the request at hand: from any thread, also in a signal handler.
 
-        A second call is harmless. Where `run` is not on the main thread, nothing can interrupt its
+        A second call is harmless. If `run` is not on the main thread, nothing can interrupt its
         read, and it ends with the next request.
         """
-        # A read that a signal interrupts is repeated (PEP 475), but without blocking from now on:
-        # so it returns, no request can be lost, and the hot path needs no poll(2).
         self._stopping = True
         if not self._closed:
-            os.set_blocking(self._fd, False)
-        thread = self._thread
-        if thread is not None and thread != threading.get_ident():
-            signal.pthread_kill(thread, _WAKEUP_SIGNAL)
+            os.set_blocking(self._fd, False)  # see daxmend.fuse.wakeup
+        self._interrupt_read()
 
     def close(self) -> None:
         """Close the descriptor, after `run`: what is still unanswered fails with ECONNABORTED."""
@@ -153,19 +146,6 @@ class Session:
             os.close(self._fd)
 
     # The request thread
-
-    @contextlib.contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python runs signal handlers, and lets them be set, on the main thread only
-            return
-        previous = signal.signal(_WAKEUP_SIGNAL, lambda _signal, _frame: None)
-        self._thread = threading.get_ident()
-        try:
-            yield
-        finally:
-            self._thread = None
-            signal.signal(_WAKEUP_SIGNAL, previous or signal.SIG_DFL)
 
     def _initialize(self) -> bool:
         """Agree on INIT, the first request; False if the connection is gone before."""
