@@ -34,10 +34,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class FaultInjected(Event):
-    """Somebody made these bytes bad; `latent` means that the record was not told (R2)."""
+    """Somebody made these bytes bad (R2); `kind` is a fault plan's: until-written, once, latent."""
 
     extent: Extent
-    latent: bool
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,28 @@ class FaultRemoved(Event):
 @dataclass(frozen=True, slots=True)
 class PoisonConsumed(Event):
     """An access met latent poison; `extent` entered the record (R3)."""
+
+    extent: Extent
+
+
+@dataclass(frozen=True, slots=True)
+class PoisonFound(Event):
+    """A scrub found latent poison; `extent` entered the record (R4)."""
+
+    extent: Extent
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubDone(Event):
+    """A scrub of the range has ended; `found` bytes were new to the record (R4)."""
+
+    extent: Extent
+    found: int
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroinitDone(Event):
+    """The range was set to zeros in place, and what was bad in it is healed (R29)."""
 
     extent: Extent
 

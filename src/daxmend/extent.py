@@ -1,5 +1,6 @@
 """Half-open byte ranges and sets of them: the only interval arithmetic in daxmend."""
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Self
 
@@ -7,6 +8,8 @@ from pyroaring import BitMap
 
 from daxmend.errors import UsageError
 from daxmend.units import MAX_OFFSET, SECTOR, align_down, align_up
+
+_LINE = re.compile(r"(\d{1,30})\s+(\d{1,30})", re.ASCII)
 
 _LOW_BITS = 32
 _LOW_SIZE = 1 << _LOW_BITS
@@ -36,7 +39,7 @@ class Extent(NamedTuple):
 
     def overlaps(self, other: "Extent") -> bool:
         """True if a byte is in both."""
-        return self.offset < other.end and other.offset < self.end
+        return max(self.offset, other.offset) < min(self.end, other.end)
 
     def covers(self, other: "Extent") -> bool:
         """True if every byte of `other` is in this extent."""
@@ -51,8 +54,9 @@ class Extent(NamedTuple):
         return Extent(self.offset + distance, self.length)
 
     def widened(self, unit: int) -> "Extent":
-        """The smallest extent aligned to `unit` that covers this one."""
-        return Extent.between(align_down(self.offset, unit), align_up(self.end, unit))
+        """The smallest extent aligned to `unit` that covers this one; empty if this one is."""
+        start = align_down(self.offset, unit)
+        return Extent(start, align_up(self.end, unit) - start if self.length else 0)
 
     def narrowed(self, unit: int) -> "Extent":
         """The largest extent aligned to `unit` inside this one, perhaps empty."""
@@ -74,14 +78,14 @@ def check_bounds(extent: Extent, size: int, name: str) -> None:
 
 def parse_badblocks_line(line: str) -> Extent:
     """The extent of a `SECTOR COUNT` line, the kernel's own format (R9)."""
-    words = line.split()
-    if len(words) != 2 or not all(word.isascii() and word.isdigit() for word in words):
+    match = _LINE.fullmatch(line.strip())
+    if match is None:
         raise UsageError(f"'{line.strip()}' is not a 'SECTOR COUNT' line of two whole numbers")
-    extent = Extent.of_sectors(int(words[0]), int(words[1]))
+    extent = Extent.of_sectors(int(match[1]), int(match[2]))
     if extent.length == 0:
         raise UsageError(f"'{line.strip()}': a count of 0 sectors names nothing")
     if extent.end > MAX_OFFSET:
-        raise UsageError(f"'{line.strip()}': sector {words[0]} + {words[1]} overflows")
+        raise UsageError(f"'{line.strip()}': sector {match[1]} + {match[2]} overflows")
     return extent
 
 

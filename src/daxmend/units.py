@@ -24,7 +24,8 @@ TIB = 1 << 40
 MAX_OFFSET = (1 << 63) - 1  # what the kernel's loff_t holds
 
 _SUFFIXES = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
-_SIZE = re.compile(r"(\d+)([KMGT]?)", re.IGNORECASE | re.ASCII)
+# Thirty digits: more than any offset, and far from where int() refuses.
+_SIZE = re.compile(r"(\d{1,30})([KMGT]?)", re.IGNORECASE | re.ASCII)
 
 
 def align_down(offset: int, unit: int) -> int:

@@ -52,7 +52,17 @@ class Salvage(NamedTuple):
     """What `recovery_read` could get: `data` is whole, with zeros where `lost` says so (R12)."""
 
     data: bytearray
-    lost: list[Extent]  # device offsets, in cachelines or sectors, merged and ascending
+    lost: list[Extent]  # on the device, merged and ascending; lines or sectors, less kept bytes
+
+
+class Capability(NamedTuple):
+    """What a range of a device can do about errors, and if not all of it, why not (R41)."""
+
+    extent: Extent
+    can_recover: bool
+    can_zero: bool
+    can_scrub: bool
+    reason: str
 
 
 class ExposedMemory(Protocol):
@@ -71,6 +81,7 @@ class WindowMemory(Protocol):
     def load(self, offset: int, length: int) -> bytes: ...
     def view(self, offset: int, length: int) -> memoryview: ...
     def store(self, offset: int, data: Buffer) -> None: ...
+    def store_line(self, offset: int, line: Buffer) -> None: ...
     def flush(self, offset: int, length: int) -> None: ...
     def expose(self, extent: Extent, *, writable: bool = True) -> ExposedMemory: ...
 
@@ -100,7 +111,15 @@ class Window:
     def store(self, offset: int, data: Buffer) -> None:
         """An ordinary store: clears nothing (R5). Durable after the device's flush and fence."""
         self._memory.store(self._offset + offset, data)
-        self._memory.flush(self._offset + offset, len(memoryview(data)))
+        self._memory.flush(self._offset + offset, memoryview(data).nbytes)
+
+    def store_line(self, offset: int, line: Buffer) -> None:
+        """A direct store of one aligned 64-byte line, which some media clear its poison for (R6).
+
+        The record follows with the device's next fence.
+        """
+        self._memory.store_line(self._offset + offset, line)
+        self._memory.flush(self._offset + offset, memoryview(line).nbytes)
 
     def expose(self, *, writable: bool = True) -> ExposedMemory:
         """Real memory over the window, to be closed; its bad pages raise SIGBUS (R24, R28)."""
@@ -124,6 +143,10 @@ class DaxDevice(Protocol):
     name: str
     size: int
     events: EventHub
+    allows_recovery: bool  # "whether to attempt recovery or not" (R23)
+
+    def capabilities(self, extent: Extent) -> list[Capability]:
+        """What each part of the range can do, ascending and without gaps (R41)."""
 
     def direct_access(self, extent: Extent, mode: AccessMode) -> Window:
         """A window from `extent.offset` on, at most `extent.length` long, at least one page.
@@ -142,6 +165,18 @@ class DaxDevice(Protocol):
         a crash; they are durable before anything is cleared (R16, R18, R46). Returns the bytes
         written from the start, whole pages; fewer than asked if a page could not be healed (R17,
         R21). Raises `MediaError` if that is none. Durable on return.
+        """
+
+    def zeroinit(self, extent: Extent) -> int:
+        """Set whole pages to zeros and clear their poison, in place (R29).
+
+        Returns, raises and is durable like `recovery_write`.
+        """
+
+    def scrub(self, extent: Extent) -> Iterator[Extent]:
+        """Look for poison and enter it into the record (R4), a slice at each step of the iterator.
+
+        Yields what has been scrubbed; between two slices others may use the device.
         """
 
     def read_sectors(self, sector: int, count: int) -> bytes:
@@ -170,6 +205,9 @@ class FaultInjection(Protocol):
 
     def inject(self, extent: Extent, *, latent: bool = False) -> None:
         """Poison the range, widened to sectors; with `latent`, to cachelines and unrecorded."""
+
+    def inject_once(self, extent: Extent) -> None:
+        """Let one access to the range's cachelines fail; nothing is poisoned."""
 
     def uninject(self, extent: Extent) -> None:
         """Take the poison of the range's cachelines; the record stays."""

@@ -7,18 +7,19 @@ that walk around or heal bad pages.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from daxmend.dax.api import AccessMode, DaxDevice, Recovery
 from daxmend.errors import BadBlockError, MediaError, PoisonError
 from daxmend.events import RecoveryRefused
 from daxmend.extent import Extent, ExtentSet
-from daxmend.units import PAGE, SECTOR, align_down
+from daxmend.units import MIB, PAGE, SECTOR, align_down, align_up
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _NORMAL = AccessMode.NORMAL
+_ZEROS = memoryview(bytes(MIB))
 
 # Writes what it can of the rest and returns the count; `MediaError` if that is nothing.
 _Heal = Callable[[DaxDevice, int, memoryview], int]
@@ -33,7 +34,7 @@ def read(device: DaxDevice, extent: Extent) -> bytes:
         window = device.direct_access(extent, _NORMAL)
         if window.length >= extent.length:
             return window.load(0, extent.length)
-    except MediaError:
+    except (BadBlockError, PoisonError):
         pass  # the page is bad somewhere; what of it can be read is decided below
     return _read_around(device, extent)
 
@@ -134,12 +135,7 @@ def _heal_partly(device: DaxDevice, page: Extent, covered: Extent, data: memoryv
     salvage = device.recovery_read(page)
     bad = [run for run, _ in device.badblocks(page)] + salvage.lost
     if not all(covered.covers(run) for run in bad):
-        device.events.publish(
-            RecoveryRefused(page, "the write does not cover every bad byte of the page")
-        )
-        raise BadBlockError(
-            device.name, page.offset, page.length, hint="write the whole page to heal it"
-        )
+        _refuse(device, page)
     start = covered.offset - page.offset
     salvage.data[start : start + covered.length] = data[: covered.length]
     keep = (
@@ -148,6 +144,14 @@ def _heal_partly(device: DaxDevice, page: Extent, covered: Extent, data: memoryv
     )
     device.recovery_write(page.offset, salvage.data, [part for part in keep if part.length])
     return covered.length
+
+
+def _refuse(device: DaxDevice, unit: Extent) -> NoReturn:
+    """Nothing changes; a warning names the aligned range that a write must cover (R16)."""
+    device.events.publish(RecoveryRefused(unit, "the write does not cover all that is bad there"))
+    raise BadBlockError(
+        device.name, unit.offset, unit.length, hint="write all of this range to heal it"
+    )
 
 
 def _heal_sectors(device: DaxDevice, offset: int, data: memoryview) -> int:
@@ -160,11 +164,59 @@ def _heal_sectors(device: DaxDevice, offset: int, data: memoryview) -> int:
     part = extent.intersection(Extent(align_down(offset, SECTOR), SECTOR))
     bad = _first_bad(device, part.widened(SECTOR))
     if bad is not None:
-        device.events.publish(RecoveryRefused(bad, "the write does not cover the whole bad sector"))
-        raise BadBlockError(device.name, bad.offset, bad.length, hint="write the whole sector")
+        _refuse(device, bad)
     window = device.direct_access(part, AccessMode.RECOVERY)
     window.store(0, data[: part.length])
     return part.length
 
 
-__all__ = ["read", "write", "write_raw"]
+def zeroinit(device: DaxDevice, extent: Extent) -> None:
+    """Set the range to zeros and heal what is bad in it, in place (R29); bytes, any alignment.
+
+    Pages that it covers in part follow R16 and are looked at first: `MediaError` if one of them
+    cannot be healed, and nothing has changed then (R30). Whole pages are durable on return.
+    """
+    _zero(device, extent, PAGE)
+
+
+def zero_raw(device: DaxDevice, extent: Extent) -> None:
+    """Like `zeroinit`, with the sector as the unit: a device's write-zeroes and discard (R33)."""
+    _zero(device, extent, SECTOR)
+
+
+def _zero(device: DaxDevice, extent: Extent, unit: int) -> None:
+    head = Extent.between(extent.offset, min(align_up(extent.offset, unit), extent.end))
+    tail = Extent.between(max(align_down(extent.end, unit), head.end), extent.end)
+    edges = [edge for edge in (head, tail) if edge.length]
+    for edge in edges:
+        _check_edge(device, edge, unit)
+    whole = Extent.between(head.end, tail.offset)
+    if unit == PAGE:
+        done = device.zeroinit(whole) if whole.length else 0
+    else:
+        done = _write_zeros(device, whole)
+    if done < whole.length:
+        raise MediaError(device.name, whole.offset + done, whole.length - done)
+    for edge in edges:
+        (write if unit == PAGE else write_raw)(device, edge.offset, bytes(edge.length))
+
+
+def _write_zeros(device: DaxDevice, extent: Extent) -> int:
+    for at in range(extent.offset, extent.end, len(_ZEROS)):
+        piece = _ZEROS[: extent.end - at]
+        if write_raw(device, at, piece) < len(piece):
+            return at - extent.offset
+    return extent.length
+
+
+def _check_edge(device: DaxDevice, edge: Extent, unit: int) -> None:
+    """Raise unless the edge of a zeroing can be written (R30)."""
+    whole = edge.widened(unit)
+    bad = [run for run, _ in device.badblocks(whole)]
+    if bad and unit == PAGE:
+        bad += device.recovery_read(whole).lost
+    if not all(edge.covers(run) for run in bad):
+        _refuse(device, whole)
+
+
+__all__ = ["read", "write", "write_raw", "zero_raw", "zeroinit"]

@@ -15,9 +15,14 @@ from typing import TYPE_CHECKING
 
 from daxmend import _native
 from daxmend.errors import MediaError, TruncatedError
+from daxmend.extent import Extent
+from daxmend.units import KIB
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+
+_ZEROS = memoryview(bytes(256 * KIB))
 
 
 class Durability(StrEnum):
@@ -46,7 +51,8 @@ class Backing:
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         self.memory = mmap.mmap(fd, self.size, mmap.MAP_SHARED, protection)
         self._is_machine = durability is Durability.MACHINE
-        self._is_unsynced = False
+        # At first: what an earlier owner stored and was killed before its fence.
+        self._is_unsynced = writable
 
     def load(self, offset: int, length: int) -> bytes:
         """A copy of `length` bytes at `offset`."""
@@ -69,6 +75,13 @@ class Backing:
         except _native.MemoryFault as fault:
             raise self.explain(offset + fault.done, len(memoryview(data)) - fault.done) from None
 
+    def store_line(self, offset: int, line: Buffer) -> None:
+        """A direct store of one aligned 64-byte line; durable like a store."""
+        try:
+            _native.store_line(self.memory, offset, line)
+        except _native.MemoryFault as fault:
+            raise self.explain(offset, len(memoryview(line)) - fault.done) from None
+
     def poke(self, offset: int, data: Buffer) -> None:
         """Change bytes as the medium itself does, not through the processor's caches.
 
@@ -76,6 +89,11 @@ class Backing:
         """
         self.store(offset, data)
         self._is_unsynced = True
+
+    def poke_zeros(self, offset: int, length: int) -> None:
+        """`poke` zeros: what the clear command leaves."""
+        for at in range(0, length, len(_ZEROS)):
+            self.poke(offset + at, _ZEROS[: length - at])
 
     def flush(self, offset: int, length: int) -> None:
         """Send stored bytes on their way; they are durable after the next `fence`."""
@@ -86,6 +104,18 @@ class Backing:
         if self._is_machine and self._is_unsynced:
             os.fdatasync(self.fd)
             self._is_unsynced = False
+
+    def next_data(self, offset: int, end: int) -> Extent | None:
+        """The first stretch of `[offset, end)` that was ever stored to; all else reads as zeros."""
+        try:
+            start = os.lseek(self.fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return None
+            raise
+        if start >= end:
+            return None
+        return Extent.between(start, min(os.lseek(self.fd, start, os.SEEK_HOLE), end))
 
     def explain(self, offset: int, length: int) -> OSError:
         """What to raise for an access to the file's own bytes that faulted."""

@@ -8,7 +8,9 @@ the new generation into one copy, fences, writes that copy's header, fences, and
 the other; nothing is appended in between, so at every instant one complete copy exists.
 """
 
+import contextlib
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -112,10 +114,15 @@ class Journal:
                 f"{self.name}: no room for an entry of {length} bytes in an area of "
                 f"{self._areas[0].length} bytes; create a larger pool"
             )
+        data = _pack_entry(kind, payload, self._sequence + 1, self._durable, self._generation)
+        try:
+            for area in self._areas:
+                self._store(area.offset + self._end, data)
+        except OSError:
+            with contextlib.suppress(OSError):  # no copy may prove what the caller was refused
+                self._store(self._areas[0].offset + self._end, bytes(_ENTRY.size))
+            raise
         self._sequence += 1
-        data = _pack_entry(kind, payload, self._sequence, self._durable, self._generation)
-        for area in self._areas:
-            self._store(area.offset + self._end, data)
         self._end += length
 
     def fence(self) -> None:
@@ -125,7 +132,8 @@ class Journal:
 
     def compact(self) -> None:
         """Rewrite both copies as a snapshot of the owner's state; durable on return."""
-        generation = self._generation + 1
+        # Of the clock: never a number that an interrupted compaction used for other entries.
+        generation = max(self._generation + 1, time.time_ns())
         packed = bytearray()
         sequence = 0
         for kind, payload in self._snapshot():
@@ -143,8 +151,9 @@ class Journal:
             self._backing.fence()
             self._store(area.offset, header)
             self._backing.fence()
-        self._generation, self._snapshot_end, self._end = generation, end, end
-        self._sequence = self._durable = sequence
+            # From the first copy on, a restart reads this generation, whatever becomes of the other.
+            self._generation, self._snapshot_end, self._end = generation, end, end
+            self._sequence = self._durable = sequence
 
     def _store(self, offset: int, data: bytes | bytearray) -> None:
         self._backing.store(offset, data)
@@ -183,6 +192,7 @@ class Journal:
         """
         for copy, position, slot in self._damaged_slots:
             self._store(self._areas[copy].offset + position, self._pack_slot(slot))
+        self._backing.fence()  # a stale copy may have been the only proof of what was just stored
         for copy in self._stale_copies:
             self._rewrite_copy(copy)
         self._backing.fence()
@@ -214,6 +224,7 @@ class Journal:
             and length == HEADER_LENGTH
             and checksum == xxh3_64_intdigest(raw[: _HEADER_BODY.size])
             and HEADER_LENGTH <= end <= area.length
+            and not any(raw[_HEADER.size :])
         )
         return _Header(generation, end, snapshot_checksum) if valid else None
 
@@ -223,21 +234,25 @@ class Journal:
         snapshot = self._backing.load(start, header.snapshot_end - HEADER_LENGTH)
         return xxh3_64_intdigest(snapshot) == header.snapshot_checksum
 
-    def _read_entries(self, copies: list[int]) -> list[Entry]:
+    def _read_entries(self, current: list[int]) -> list[Entry]:
+        """What either copy proves: a stale one may too, and its generation tells if it cannot.
+
+        Where one of the `current` copies lacks an entry, it is to be repaired.
+        """
         entries: list[Entry] = []
         position, self._sequence = HEADER_LENGTH, 0
         self._damaged_slots, self._is_tail_torn = [], False
         while True:
-            found = {copy: self._read_slot(copy, position) for copy in copies}
-            slot = next((s for s in found.values() if s is not None), None)
+            found = [self._read_slot(copy, position) for copy in (0, 1)]
+            slot = found[0] or found[1]
             if slot is None:
                 break
-            for copy in (copy for copy, other in found.items() if other is None):
+            for copy in (copy for copy in current if found[copy] is None):
                 self._damaged_slots.append((copy, position, slot))
                 self.repairs.append(Repair(copy, f"entry {slot.sequence} damaged"))
             entries.append(Entry(slot.kind, slot.payload))
             position, self._sequence = slot.end, slot.sequence
-        self._check_end(copies, position)
+        self._check_end(position)
         self._end, self._durable = position, self._sequence
         return entries
 
@@ -255,19 +270,21 @@ class Journal:
         end = position + _entry_length(length)
         if magic != _ENTRY_MAGIC or version != JOURNAL_VERSION or end > area.length:
             return None
-        payload = self._backing.load(area.offset + position + _ENTRY.size, length)
+        start = position + _ENTRY.size
+        rest = self._backing.load(area.offset + start, end - start)
+        payload, padding = rest[:length], rest[length:]
         if checksum != _checksum(raw[: _ENTRY_BODY.size], payload, self._generation):
             return None
-        return _Slot(kind, payload, sequence, durable, end)
+        return None if any(padding) else _Slot(kind, payload, sequence, durable, end)
 
-    def _check_end(self, copies: list[int], position: int) -> None:
+    def _check_end(self, position: int) -> None:
         """Tell a torn last append, which a stop explains, from a hole in what was promised.
 
         Entries appended after the last fence may reach the medium in any order, so a later entry
         may be there and an earlier one not. Each says what was durable when it was written: if
         that includes the missing one, both copies lost a promised entry.
         """
-        for copy in copies:
+        for copy in (0, 1):
             for slot in self._scan(copy, position):
                 self._is_tail_torn = True
                 if slot.durable_sequence > self._sequence:
@@ -280,24 +297,24 @@ class Journal:
                     )
 
     def _scan(self, copy: int, position: int) -> Iterator[_Slot]:
-        """Every entry of this generation that lies behind the end of the log."""
+        """Every entry of this generation that lies behind the end of the log.
+
+        An entry can be missing without a trace and a later one be there: all of the area is looked
+        at, as far as anything was ever stored in it.
+        """
         area = self._areas[copy]
         magic = struct.pack("<I", _ENTRY_MAGIC)
-        head = self._backing.load(area.offset + position, min(_ENTRY.size, area.length - position))
-        if not any(head):
-            return
-        self._is_tail_torn = True
-        while position < area.length:
-            chunk = self._backing.load(
-                area.offset + position, min(_SCAN_CHUNK, area.length - position)
-            )
+        start = area.offset + position
+        while (data := self._backing.next_data(start, area.end)) is not None:
+            chunk = self._backing.load(data.offset, min(_SCAN_CHUNK, data.length))
             at = chunk.find(magic)
             while at >= 0:
-                slot = self._read_any_slot(copy, position + at) if at % _ALIGN == 0 else None
+                found = data.offset + at - area.offset
+                slot = self._read_any_slot(copy, found) if found % _ALIGN == 0 else None
                 if slot is not None:
                     yield slot
                 at = chunk.find(magic, at + 1)
-            position += len(chunk)
+            start = data.offset + len(chunk)
 
 
 def format_journal(backing: Backing, areas: tuple[Extent, Extent], name: str) -> None:

@@ -1,21 +1,23 @@
 """The emulated medium over a pool's data area: bytes that can be poisoned, line by line (R1).
 
-Every way to read it passes `_refuse_poison`; memory that is handed out (`expose`) really faults.
+Every way to read it passes `_find_gap`; memory that is handed out (`expose`) really faults.
 Offsets count from the start of the data area, which is the start of the device (R47).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from threading import RLock
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from daxmend.errors import PoisonError, UsageError
+from daxmend.errors import MediaError, PoisonError, UsageError
 from daxmend.extent import Extent, ExtentSet, check_bounds
 from daxmend.media.exposure import Exposure
 from daxmend.media.journal import Entry, Journal
+from daxmend.media.pool import MediumKind
 from daxmend.media.runs import batched_runs, pack_runs, pack_snapshot, unpack_runs
-from daxmend.units import CACHELINE, PAGE, is_aligned
+from daxmend.units import CACHELINE, PAGE, align_down, is_aligned
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -24,18 +26,22 @@ if TYPE_CHECKING:
 
 _POISONED = 1
 _HEALED = 2
+_ONCE = 3
+_SPENT = 4
 
 # What poisoned bytes hold, so that a leak shows (R2).
 LEAK_PATTERN = b"POISONED-POISONED-POISONED-POISONED-LEAK-DO-NOT-TRUST-THESE-64B\n"
 
 
 class Medium:
-    """A pool's data area as a persistent medium with poison. Not locked: the driver's lock holds.
+    """A pool's data area as a persistent medium with poison.
 
+    Changes hold `lock`, which is the driver's too; a load takes it only outside the clean gap.
     Poison is the medium's own state: it changes at once, without flush or fence, and survives
     every stop. `on_consumed` is the machine check: it is told the poisoned lines before an access
-    that met them fails (R3). `not_present` names what the driver keeps from callers' memory besides
-    poison (R28); after a change of that, the driver calls `show`.
+    that met them fails (R3). `on_healed` is told the lines that a store healed (R6). `not_present`
+    names what the driver keeps from callers' memory besides poison (R28); after a change of that,
+    the driver calls `show`.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -43,15 +49,20 @@ class Medium:
         self.name = pool.name
         self.size = header.layout.data.length
         self.clear_unit = header.clear_unit
+        self.kind = header.medium
+        self.lock = RLock()
         self.on_consumed: Callable[[Extent], None] = _ignore
+        self.on_healed: Callable[[list[Extent]], None] = _ignore_all
         self.not_present: Callable[[Extent], Iterable[Extent]] = _nothing
         self._base = header.layout.data.offset
         self._backing = pool.backing
-        self._memory = memoryview(pool.backing.memory)
+        self._memory = memoryview(pool.backing.memory).toreadonly()
         self._poison = ExtentSet(CACHELINE)
+        self._once = ExtentSet(CACHELINE)  # lines of which one access is going to fail
         self._exposures: WeakKeyDictionary[Exposure, Extent] = WeakKeyDictionary()
-        # The clean gap: no poison in [_gap_start, _gap_end). One comparison on the normal path.
-        self._gap_start = self._gap_end = 0
+        # The clean gap [start, end): nothing fails there. One comparison on the normal path, and a
+        # new object with every change of poison, so that a reader sees what happened meanwhile.
+        self._gap = (0, 0)
         self.journal = Journal(
             pool.backing, header.layout.poison, f"{pool.name}: poison journal", self._snapshot
         )
@@ -60,46 +71,89 @@ class Medium:
     # -- reading ---------------------------------------------------------------------------
 
     def load(self, offset: int, length: int) -> bytes:
-        """A copy of the bytes. Raises `PoisonError` at the first poisoned line among them."""
-        if not (self._gap_start <= offset and offset + length <= self._gap_end):
-            self._refuse_poison(offset, length)
-        return self._backing.load(self._base + offset, length)
+        """A copy of the bytes. Raises `PoisonError` at the first poisoned line among them.
+
+        A fault that was injected to fail one access raises a plain `MediaError`, once.
+        """
+        gap = self._gap
+        if gap[0] <= offset and offset + length <= gap[1]:
+            data = self._backing.load(self._base + offset, length)
+            if self._gap is gap:  # nothing changed under the copy
+                return data
+        with self.lock:
+            self._find_gap(offset, length)
+            return self._backing.load(self._base + offset, length)
 
     def load_into(self, offset: int, target: Buffer) -> None:
         """Fill `target` with the bytes at `offset`; raises like `load`."""
-        length = len(memoryview(target))
-        if not (self._gap_start <= offset and offset + length <= self._gap_end):
-            self._refuse_poison(offset, length)
-        self._backing.load_into(self._base + offset, target)
+        with self.lock:
+            self._find_gap(offset, len(memoryview(target)))
+            self._backing.load_into(self._base + offset, target)
 
     def view(self, offset: int, length: int) -> memoryview:
         """The bytes themselves, read-only and not guarded: for system calls, to be used at once.
 
         Raises like `load`. Poison that comes later does not reach a view that is kept.
         """
-        if not (self._gap_start <= offset and offset + length <= self._gap_end):
-            self._refuse_poison(offset, length)
+        gap = self._gap
+        if not (gap[0] <= offset and offset + length <= gap[1]):
+            with self.lock:
+                self._find_gap(offset, length)
         start = self._base + offset
-        return self._memory[start : start + length].toreadonly()
+        return self._memory[start : start + length]
 
-    def _refuse_poison(self, offset: int, length: int) -> None:
+    def _find_gap(self, offset: int, length: int) -> None:
         """Find the clean gap that holds the range, or fail as a load of the medium would."""
-        check_bounds(Extent(offset, length), self.size, self.name)
+        extent = Extent(offset, length)
+        check_bounds(extent, self.size, self.name)
+        once = self._once.next_offset(offset)
+        if once is not None and once < extent.end:
+            self._fail_once(once)
         first = self._poison.next_offset(offset)
-        if first is not None and first < offset + length:
-            lines = next(self._poison.extents(Extent.between(first, offset + length)))
+        if first is not None and first < extent.end:
+            lines = next(self._poison.extents(Extent.between(first, extent.end)))
             self.on_consumed(lines.widened(CACHELINE))
             raise PoisonError(self.name, lines.offset, lines.length)
-        self._gap_start, self._gap_end = offset, self.size if first is None else first
+        ends = (end for end in (first, once, self.size) if end is not None)
+        self._gap = (offset, min(ends))
+
+    def _fail_once(self, offset: int) -> None:
+        fault = next(self._once.extents(Extent.between(offset, self.size)))
+        self._change(_SPENT, [fault])
+        raise MediaError(self.name, fault.offset, fault.length, hint="it fails once; try again")
 
     # -- writing ---------------------------------------------------------------------------
 
     def store(self, offset: int, data: Buffer) -> None:
-        """An ordinary store: never clears poison (R5). Durable after `flush` and `fence`."""
+        """An ordinary store: clears no poison (R5), but on a medium that heals on full writes the
+        lines that it covers (R6). Durable after `flush` and `fence`.
+        """
         length = len(memoryview(data))
         if offset < 0 or offset + length > self.size:
             check_bounds(Extent(offset, length), self.size, self.name)
         self._backing.store(self._base + offset, data)
+        if self.kind is MediumKind.HEALS_ON_WRITE:
+            self._heal_lines(Extent(offset, length).narrowed(CACHELINE))
+
+    def store_line(self, offset: int, line: Buffer) -> None:
+        """A direct store of one aligned 64-byte line, which may clear its poison (R6).
+
+        Durable after `flush` and `fence`. Raises `UsageError` if it is not one aligned line.
+        """
+        extent = Extent(offset, len(memoryview(line)))
+        check_bounds(extent, self.size, self.name)
+        if extent.length != CACHELINE or not is_aligned(offset, CACHELINE):
+            raise UsageError(f"{self.name}: {extent} is not one aligned line of {CACHELINE} bytes")
+        self._backing.store_line(self._base + offset, line)
+        if self.kind in (MediumKind.CLEARS_LINES, MediumKind.HEALS_ON_WRITE):
+            self._heal_lines(extent)
+
+    def _heal_lines(self, lines: Extent) -> None:
+        if self._poison.overlaps(lines):
+            with self.lock:
+                healed = list(self._poison.extents(lines))
+                self._change(_HEALED, healed)
+                self.on_healed(healed)
 
     def flush(self, offset: int, length: int) -> None:
         """Send stored bytes on their way; they are durable after the next `fence`."""
@@ -121,10 +175,20 @@ class Medium:
             raise UsageError(
                 f"{self.name}: clear of {extent} is not aligned to {self.clear_unit} bytes"
             )
-        self._backing.poke(self._base + offset, bytes(length))
-        if self._poison.overlaps(extent):
-            self._change_poison(_HEALED, [extent])
-        return length
+        cleared = self._cleared_by_command(extent)
+        if self.kind is not MediumKind.LIES:
+            if self._poison.overlaps(cleared):
+                self._change(_HEALED, [cleared])
+            self._backing.poke_zeros(self._base + offset, cleared.length)
+        return cleared.length
+
+    def _cleared_by_command(self, extent: Extent) -> Extent:
+        """What this kind of medium says that it cleared."""
+        if self.kind is MediumKind.REFUSES:
+            return Extent(extent.offset, 0)
+        if self.kind is MediumKind.CLEARS_PART:
+            return Extent(extent.offset, align_down(extent.length // 2, self.clear_unit))
+        return extent
 
     # -- poison ----------------------------------------------------------------------------
 
@@ -141,7 +205,8 @@ class Medium:
         lines = [extent.widened(CACHELINE) for extent in extents]
         for line in lines:
             check_bounds(line, self.size, self.name)
-        self._change_poison(_POISONED, lines)
+        self._change(_POISONED, lines)
+        self.journal.fence()  # before the bytes go: a stop must not leave them wrong and readable
         for line in lines:
             self._backing.poke(self._base + line.offset, LEAK_PATTERN * (line.length // CACHELINE))
         self.journal.fence()
@@ -151,10 +216,17 @@ class Medium:
         lines = [extent.widened(CACHELINE) for extent in extents]
         for line in lines:
             check_bounds(line, self.size, self.name)
-        self._change_poison(_HEALED, lines)
+        self._change(_HEALED, lines)
         self.journal.fence()
 
-    def _change_poison(self, kind: int, extents: list[Extent]) -> None:
+    def inject_once(self, extent: Extent) -> None:
+        """Let one access to the range's lines fail; a store is no access. Durable on return."""
+        lines = extent.widened(CACHELINE)
+        check_bounds(lines, self.size, self.name)
+        self._change(_ONCE, [lines])
+        self.journal.fence()
+
+    def _change(self, kind: int, extents: list[Extent]) -> None:
         for part in batched_runs(extents):
             self.journal.append(kind, pack_runs(part, CACHELINE))
             self._apply(kind, part)
@@ -162,17 +234,24 @@ class Medium:
             self.show(extent)
 
     def _apply(self, kind: int, extents: Iterable[Extent]) -> None:
-        change = self._poison.add if kind == _POISONED else self._poison.discard
+        change = {
+            _POISONED: self._poison.add,
+            _HEALED: self._poison.discard,
+            _ONCE: self._once.add,
+            _SPENT: self._once.discard,
+        }[kind]
         for extent in extents:
             change(extent)
-        self._gap_start = self._gap_end = 0
+        self._gap = (0, 0)
 
     def _replay(self) -> None:
         for entry in self.journal.read():
             self._apply(entry.kind, unpack_runs(entry.payload, CACHELINE))
 
     def _snapshot(self) -> Iterator[Entry]:
-        return (Entry(_POISONED, payload) for payload in pack_snapshot(self._poison))
+        for kind, lines in ((_POISONED, self._poison), (_ONCE, self._once)):
+            for payload in pack_snapshot(lines):
+                yield Entry(kind, payload)
 
     # -- memory for callers ----------------------------------------------------------------
 
@@ -206,6 +285,10 @@ class Medium:
 
 def _ignore(lines: Extent) -> None:
     """No driver is attached that could be told."""
+
+
+def _ignore_all(lines: list[Extent]) -> None:
+    """As `_ignore`."""
 
 
 def _nothing(pages: Extent) -> Iterable[Extent]:

@@ -13,7 +13,7 @@ import os
 import struct
 import time
 import uuid as _uuid
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
@@ -54,6 +54,17 @@ class Content(IntEnum):
     RAW = 1
 
 
+class MediumKind(StrEnum):
+    """How the medium answers when it is told to clear or is written to (R5–R7, R21)."""
+
+    PLAIN = "plain"  # clears on command, and only then
+    CLEARS_LINES = "clears-lines"  # a direct 64-byte store clears its line too
+    HEALS_ON_WRITE = "heals-on-write"  # its controller heals every line that a store covers
+    REFUSES = "refuses"  # clears nothing, and says so
+    CLEARS_PART = "clears-part"  # clears the first half of what it is asked, and says so
+    LIES = "lies"  # claims success, and stays poisoned
+
+
 class Layout(NamedTuple):
     """Where everything lies: bytes from the start of the file. Areas come in two copies."""
 
@@ -84,6 +95,7 @@ class Header(NamedTuple):
     uuid: bytes
     created_ns: int
     content: Content
+    medium: MediumKind
     durability: Durability
     clear_unit: int
     layout: Layout
@@ -114,7 +126,9 @@ class Pool:
         self.backing.close()
 
 
-def create_pool(path: Path, size: int, *, durability: Durability) -> Header:
+def create_pool(
+    path: Path, size: int, *, durability: Durability, medium: MediumKind = MediumKind.PLAIN
+) -> Header:
     """Make a raw pool of `size` bytes (a multiple of a page) at `path`; durable on return.
 
     Raises `UsageError` if something is there already or the size is not possible; a pool that
@@ -130,7 +144,7 @@ def create_pool(path: Path, size: int, *, durability: Durability) -> Header:
     except FileExistsError:
         raise UsageError(f"{path} exists; remove it or choose another name") from None
     try:
-        header = _format(fd, str(path), layout, durability)
+        header = _format(fd, str(path), layout, durability, medium)
         _sync_directory(path.parent)
     except BaseException:
         path.unlink(missing_ok=True)
@@ -140,18 +154,20 @@ def create_pool(path: Path, size: int, *, durability: Durability) -> Header:
     return header
 
 
-def create_memory_pool(size: int) -> Pool:
+def create_memory_pool(size: int, medium: MediumKind = MediumKind.PLAIN) -> Pool:
     """A pool of anonymous memory, gone with its last user: for tests and for `ram:SIZE`."""
     layout = Layout.of_size(size)
     fd = os.memfd_create("daxmend", os.MFD_CLOEXEC)
-    header = _format(fd, "ram", layout, Durability.PROCESS)
+    header = _format(fd, "ram", layout, Durability.PROCESS, medium)
     return Pool(Path("ram"), Backing(fd, "ram", Durability.PROCESS), header, [])
 
 
-def _format(fd: int, name: str, layout: Layout, durability: Durability) -> Header:
+def _format(
+    fd: int, name: str, layout: Layout, durability: Durability, medium: MediumKind
+) -> Header:
     """Write an empty pool into an empty file; durable on return."""
     header = Header(
-        _uuid.uuid4().bytes, time.time_ns(), Content.RAW, durability, CLEAR_UNIT, layout
+        _uuid.uuid4().bytes, time.time_ns(), Content.RAW, medium, durability, CLEAR_UNIT, layout
     )
     os.truncate(fd, layout.data.end)
     backing = Backing(os.dup(fd), name, durability)
@@ -232,7 +248,7 @@ def pack_header(header: Header) -> bytes:
         header.uuid,
         header.created_ns,
         header.content,
-        0,  # medium: plain
+        list(MediumKind).index(header.medium),
         list(Durability).index(header.durability),
         header.clear_unit,
         layout.data.end,
@@ -263,7 +279,7 @@ def unpack_header(raw: bytes, name: str, offset: int) -> Header:
     _, _, _, uuid, created_ns, content, medium, durability, clear_unit, *places = _BODY.unpack_from(
         raw
     )
-    if content not in list(Content) or medium != 0 or durability >= len(Durability):
+    if content not in list(Content) or medium >= len(MediumKind) or durability >= len(Durability):
         raise UnsupportedError(f"{name}: content {content} on medium {medium} is not known here")
     size, poison, poison_length, record, record_length, data, data_length = places
     layout = Layout(
@@ -274,7 +290,13 @@ def unpack_header(raw: bytes, name: str, offset: int) -> Header:
     if size != layout.data.end or layout.record[1].end > data:
         raise CorruptionError(f"{name}: pool header", offset, "layout", "consistent", places)
     return Header(
-        uuid, created_ns, Content(content), list(Durability)[durability], clear_unit, layout
+        uuid,
+        created_ns,
+        Content(content),
+        list(MediumKind)[medium],
+        list(Durability)[durability],
+        clear_unit,
+        layout,
     )
 
 

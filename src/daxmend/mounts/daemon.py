@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from types import FrameType
 from typing import NamedTuple, NoReturn
 
@@ -82,7 +83,7 @@ def serve(
         fd = mount(mountpoint, fsname=str(pool.absolute()), subtype=SUBTYPE)
         session = Session(fd, handler)
         device.pool.set_owner(str(mountpoint.absolute()))
-        with _stopped_by_signals(session):
+        with _stopped_by_signals(session, mountpoint):
             try:
                 session.run()
             finally:
@@ -138,9 +139,11 @@ def _detach(log: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals(session: Session) -> Iterator[None]:
+def _stopped_by_signals(session: Session, mountpoint: Path) -> Iterator[None]:
+    """SIGTERM and SIGINT end the session in good order."""
+
     def stop(number: int, frame: FrameType | None) -> None:
-        session.stop()
+        Thread(target=_unmount_or_stop, args=(session, mountpoint), daemon=True).start()
 
     before = {number: signal.signal(number, stop) for number in _SIGNALS}
     try:
@@ -150,8 +153,16 @@ def _stopped_by_signals(session: Session) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _unmount_or_stop(session: Session, mountpoint: Path) -> None:
+    """Unmount, which lets the kernel write back what is dirty; a mount in use is left at once."""
+    try:
+        unmount(mountpoint)
+    except DaxmendError:
+        session.stop()
+
+
 def _unmount_own(mountpoint: Path) -> None:
     """Take the mount away if whoever ended the session has not: its connection is closed by now."""
     found = find_mount(mountpoint)
     if found is not None and found.fstype == f"fuse.{SUBTYPE}":
-        unmount(mountpoint)
+        unmount(mountpoint, lazy=True)

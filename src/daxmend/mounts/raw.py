@@ -15,8 +15,16 @@ from typing import TYPE_CHECKING
 
 from daxmend.dax import io
 from daxmend.dax.api import AccessMode, DaxDevice, Recovery
-from daxmend.errors import MediaError
-from daxmend.events import Event, FaultInjected, FaultRemoved, PoisonConsumed, RecoveryDone
+from daxmend.errors import BadBlockError, MediaError, PoisonError
+from daxmend.events import (
+    Event,
+    FaultInjected,
+    FaultRemoved,
+    PoisonConsumed,
+    PoisonFound,
+    RecoveryDone,
+    ZeroinitDone,
+)
 from daxmend.extent import Extent
 from daxmend.fuse import (
     Attr,
@@ -54,7 +62,14 @@ DEVICE_NAME = b"device"
 DEVICE_NODEID = 2
 
 _NORMAL = AccessMode.NORMAL
-_CHANGES_CONTENT = (FaultInjected, FaultRemoved, PoisonConsumed, RecoveryDone)
+_CHANGES_CONTENT = (
+    FaultInjected,
+    FaultRemoved,
+    PoisonConsumed,
+    PoisonFound,
+    RecoveryDone,
+    ZeroinitDone,
+)
 
 
 class OpenMode(StrEnum):
@@ -192,7 +207,7 @@ class RawMount(Handler):
             window = self._device.direct_access(Extent(offset, size), _NORMAL)
             if window.length >= size:
                 return window.view(0, size)
-        except MediaError:
+        except (BadBlockError, PoisonError):
             pass  # decided below, where the damage is walked around
         data = io.read(self._device, Extent(offset, size))
         # From read(2) itself, O_DIRECT on a cached open included (R11). A mapping or the cache

@@ -6,28 +6,26 @@ written, fenced and read back, and one append drops the sectors (persistence.md 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from xxhash import xxh3_64_intdigest
-
-from daxmend.dax.api import AccessMode, Holder, PageState, Salvage, SectorState, Window
-from daxmend.errors import BadBlockError, PoisonError, UsageError
+from daxmend.dax.api import AccessMode, Capability, Holder, PageState, Salvage, SectorState, Window
+from daxmend.errors import BadBlockError, MediaError, PoisonError, UsageError
 from daxmend.events import (
     CopyHealed,
     Event,
     EventHub,
     FaultInjected,
     FaultRemoved,
-    IntentReplayed,
     PoisonConsumed,
-    RecoveryDone,
-    RecoveryRefused,
+    PoisonFound,
+    ScrubDone,
+    ZeroinitDone,
 )
 from daxmend.extent import Extent, ExtentSet, check_bounds
 from daxmend.media.medium import Medium
-from daxmend.pmem.intent import Intent
+from daxmend.pmem.healer import MAX_INTENT, Healer
+from daxmend.pmem.intent import Request
 from daxmend.pmem.record import Record
 from daxmend.units import CACHELINE, MIB, PAGE, SECTOR, align_down, is_aligned
 
@@ -36,7 +34,8 @@ if TYPE_CHECKING:
 
     from daxmend.media.pool import Pool
 
-_MAX_RECOVERY = 64 * MIB  # bytes under one intent, so that intents stay small
+_SCRUB_SLICE = 64 * MIB  # bytes that a scrub looks at before others have a turn
+_ZEROS = memoryview(bytes(MIB))
 
 
 class PmemDevice:
@@ -51,17 +50,17 @@ class PmemDevice:
         self.name = pool.name
         self.size = pool.header.layout.data.length
         self.events = EventHub()
-        self.lock = threading.RLock()
         self.pool = pool
+        self.allows_recovery = True  # the switch of R23: off, a bad page stays EIO
         self._medium = Medium(pool)
+        self.lock = self._medium.lock
         self._record = Record(pool)
         self._holder: Holder | None = None
-        self._recovering: Extent | None = None
-        # The clean gap: no recorded sector in the pages of [_gap_start, _gap_end).
-        self._gap_start = self._gap_end = 0
-        # Healed, and the append that says so not yet fenced. A store there before that fence would
-        # make the leftover intent's checksum lie after a crash, so the first access fences.
-        self._unfenced = ExtentSet(SECTOR)
+        self._healed_lines: list[Extent] = []
+        # The clean gap [start, end): no recorded sector in its pages (R22).
+        self._gap = (0, 0)
+        self._healer = Healer(self._medium, self._record, self.events, self.fence, self._forget_gap)
+        self._medium.on_healed = self._healed_lines.extend
         self._medium.on_consumed = self._record_consumed
         self._medium.not_present = self._record.badblocks.recorded.extents
         if pool.is_writable:
@@ -78,30 +77,41 @@ class PmemDevice:
         self._record.heal()
         self._medium.journal.heal()
         for intent in list(self._record.intents.values()):
-            self._judge(intent)
+            self._healer.judge(intent)
 
     def close(self) -> None:
         """Make everything durable and give the pool back."""
         self.pool.close()
+
+    def capabilities(self, extent: Extent) -> list[Capability]:
+        """See `DaxDevice`."""
+        check_bounds(extent, self.size, self.name)
+        if not self.pool.is_writable:
+            return [Capability(extent, False, False, False, "the pool is open read-only")]
+        if not self.allows_recovery:
+            return [Capability(extent, False, True, True, "recovery is switched off")]
+        return [Capability(extent, True, True, True, "")]
 
     # -- access ----------------------------------------------------------------------------
 
     def direct_access(self, extent: Extent, mode: AccessMode) -> Window:
         """See `DaxDevice`. In NORMAL mode a clean gap costs one comparison (R22)."""
         offset, length = extent
-        if not (self._gap_start <= offset and offset + length <= self._gap_end):
+        gap = self._gap
+        if not (gap[0] <= offset and offset + length <= gap[1]):
             check_bounds(extent, self.size, self.name)
-            if self._unfenced.overlaps(extent.widened(PAGE)):
-                self.fence()
-            if mode is AccessMode.NORMAL:
-                length = self._find_gap(offset, length)
+            with self.lock:
+                if self._healer.unfenced.overlaps(extent.widened(PAGE)):
+                    self.fence()
+                if mode is AccessMode.NORMAL:
+                    length = self._find_gap(offset, length)
         return Window(self._medium, offset, length)
 
     def _find_gap(self, offset: int, length: int) -> int:
         """How much of the range a normal access may have; none is `BadBlockError` (R24)."""
         start = align_down(offset, PAGE)
         first = self._record.badblocks.recorded.next_offset(start)
-        unfenced = self._unfenced.next_offset(start)
+        unfenced = self._healer.unfenced.next_offset(start)
         gap_end = min(
             align_down(end, PAGE) for end in (first, unfenced, self.size) if end is not None
         )
@@ -110,7 +120,7 @@ class PmemDevice:
             raise BadBlockError(
                 self.name, run.offset, run.length, hint="write the whole page to heal it"
             )
-        self._gap_start, self._gap_end = start, gap_end
+        self._gap = (start, gap_end)
         return min(length, gap_end - offset)
 
     def page_state(self, offset: int) -> PageState:
@@ -118,7 +128,7 @@ class PmemDevice:
         page = Extent(offset, 1).widened(PAGE)
         if not self._record.badblocks.check(page):
             return PageState.WRITE_BACK
-        recovering = self._recovering
+        recovering = self._healer.recovering
         if recovering is not None and recovering.overlaps(page):
             return PageState.UNCACHED
         return PageState.NOT_PRESENT
@@ -135,44 +145,25 @@ class PmemDevice:
     def recovery_read(self, extent: Extent) -> Salvage:
         """See `DaxDevice`."""
         check_bounds(extent, self.size, self.name)
-        data = bytearray(extent.length)
-        lost = ExtentSet(CACHELINE)
         with self.lock:
-            self._salvage_lines(extent, data, lost)
+            data, lost = self._healer.salvage(extent)
             for run in self._record.badblocks.lost.extents(extent.widened(CACHELINE)):
                 lost.add(run)
-            self._restore_kept(extent, data, lost)
-        missing = list(lost.extents(extent))
+            missing = self._restore_kept(extent, data, lost)
         for run in missing:
             start = run.offset - extent.offset
             data[start : start + run.length] = bytes(run.length)
         return Salvage(data, missing)
 
-    def _salvage_lines(self, extent: Extent, data: bytearray, lost: ExtentSet) -> None:
-        target = memoryview(data)
-        position = extent.offset
-        while position < extent.end:
-            end = extent.end
-            try:
-                self._medium.load_into(position, target[position - extent.offset :])
-            except PoisonError as poison:
-                end = max(poison.offset, position)
-                bad = Extent(poison.offset, poison.length).widened(CACHELINE)
-                lost.add(bad)
-                good = target[position - extent.offset : end - extent.offset]
-                self._medium.load_into(position, good)
-                end = bad.end
-            position = end
-
-    def _restore_kept(self, extent: Extent, data: bytearray, lost: ExtentSet) -> None:
-        """Good bytes that an interrupted recovery kept (R18)."""
+    def _restore_kept(self, extent: Extent, data: bytearray, lost: ExtentSet) -> list[Extent]:
+        """Put in the good bytes that interrupted recoveries kept; returns what is missing (R18)."""
+        missing = ExtentSet(1, lost.extents(extent))
         for kept in self._record.kept:
-            part = kept.extent.intersection(extent)
-            if part.length and not self._medium.has_poison(part):
-                start = part.offset - extent.offset
-                source = part.offset - kept.extent.offset
-                data[start : start + part.length] = kept.data[source : source + part.length]
-                lost.discard(part.narrowed(CACHELINE))
+            part, kept_data = kept.inside(extent)
+            start = part.offset - extent.offset
+            data[start : start + part.length] = kept_data
+            missing.discard(part)
+        return list(missing)
 
     def flush(self, extent: Extent) -> None:
         """See `DaxDevice`."""
@@ -182,18 +173,33 @@ class PmemDevice:
         """See `DaxDevice`."""
         with self.lock:
             self._record.fence()
-            self._unfenced.clear()
+            self._healer.unfenced.clear()
+            self._drop_healed_lines()
+
+    def _drop_healed_lines(self) -> None:
+        """Stores have healed lines by themselves: sectors without poison leave the record (R6)."""
+        if not self._healed_lines:
+            return
+        sectors = ExtentSet(SECTOR)
+        for lines in self._healed_lines:
+            for at in range(lines.widened(SECTOR).offset, lines.end, SECTOR):
+                sector = Extent(at, SECTOR)
+                if not self._medium.has_poison(sector):
+                    sectors.add(sector)
+        for lost in self._record.badblocks.lost:  # what else they held is gone all the same
+            sectors.discard(lost)
+        self._healed_lines.clear()
+        self._record.clear(sectors)
+        for run in sectors:
+            self._forget_gap(run)
 
     # -- recovery --------------------------------------------------------------------------
 
     def recovery_write(self, offset: int, data: Buffer, keep: Iterable[Extent] = ()) -> int:
         """See `DaxDevice`."""
-        if not is_aligned(offset, PAGE) or not is_aligned(len(memoryview(data)), PAGE):
-            raise UsageError(
-                f"{self.name}: recovery write of {len(memoryview(data))} bytes at offset {offset} "
-                f"is not aligned to {PAGE} bytes"
-            )
-        return self._write(offset, memoryview(data).cast("B"), tuple(keep), PAGE)
+        view = memoryview(data).cast("B")
+        _check_pages(Extent(offset, len(view)), self.name)
+        return self._write(offset, view, tuple(keep), PAGE)
 
     def write_sectors(self, sector: int, data: Buffer) -> int:
         """See `DaxDevice`."""
@@ -206,13 +212,17 @@ class PmemDevice:
 
     def _write(self, offset: int, data: memoryview, keep: tuple[Extent, ...], grain: int) -> int:
         check_bounds(Extent(offset, len(data)), self.size, self.name)
+        if not self.allows_recovery and self._record.badblocks.check(Extent(offset, len(data))):
+            raise BadBlockError(
+                self.name, offset, len(data), hint="recovery is switched off for this device"
+            )
         done = 0
         with self.lock:
             while done < len(data):
-                piece = data[done : done + _MAX_RECOVERY]
-                written = self._write_piece(offset + done, piece, keep, grain)
-                done += written
-                if written < len(piece):
+                piece = data[done : done + MAX_INTENT]
+                extent = Extent(offset + done, len(piece))
+                done = self._healer.write(Request(extent, piece, keep, grain)) - offset
+                if offset + done < extent.end:
                     break
         if done == 0 and len(data):
             raise PoisonError(
@@ -220,116 +230,42 @@ class PmemDevice:
             )
         return done
 
-    def _write_piece(
-        self, offset: int, data: memoryview, keep: tuple[Extent, ...], grain: int
-    ) -> int:
-        """Heal the bad units of a piece, then store the good ones; returns the prefix written."""
-        extent = Extent(offset, len(data))
-        bad = ExtentSet(grain)
-        for run in self._record.badblocks.recorded.extents(extent):
-            bad.add(run.widened(grain))
-        end = self._recover(extent, data, tuple(bad), keep, grain) if bad else extent.end
-        good = [extent]
-        if bad:
-            whole = ExtentSet(grain, [extent])
-            for run in bad:
-                whole.discard(run)
-            good = list(whole.extents(Extent.between(offset, end)))
-        for run in good:
-            self._store(run, data, offset)
-        if good:
-            self.fence()
-        return end - offset
+    def zeroinit(self, extent: Extent) -> int:
+        """See `DaxDevice`."""
+        _check_pages(extent, self.name)
+        check_bounds(extent, self.size, self.name)
+        done = 0
+        with self.lock:
+            while done < extent.length:
+                piece = _ZEROS[: extent.length - done]
+                try:
+                    written = self._write(extent.offset + done, piece, (), PAGE)
+                except MediaError:
+                    if done == 0:
+                        raise
+                    break
+                done += written
+                if written < len(piece):
+                    break
+        self.events.publish(ZeroinitDone(Extent(extent.offset, done)))
+        return done
 
-    def _store(self, run: Extent, data: memoryview, offset: int) -> None:
-        self._medium.store(run.offset, data[run.offset - offset : run.end - offset])
-        self._medium.flush(run.offset, run.length)
-
-    def _recover(
-        self,
-        extent: Extent,
-        data: memoryview,
-        runs: tuple[Extent, ...],
-        keep: tuple[Extent, ...],
-        grain: int,
-    ) -> int:
-        """Heal `runs` in one operation; returns where it ended: the first byte not proven good."""
-        intent = Intent.to_write(self._record.next_id(), grain, runs, extent.offset, data, keep)
-        self._record.begin(intent)
-        self.fence()
-        self._recovering = extent  # NP → UC: only this call may touch the pages (R28)
-        cleared: list[Extent] = []
-        try:
-            end = self._clear(runs, extent.end, cleared, grain)
-            for run in _below(runs, end):
-                self._store(run, data, extent.offset)
-            self.fence()
-            end = self._verify(intent, end)
-            self._complete(intent, cleared, end)
-        except OSError:
-            self._complete(intent, cleared, extent.offset)  # nothing is proven good
-            raise
-        finally:
-            self._recovering = None
-            if self._medium.is_exposed(extent):
-                self.fence()  # before mapped stores can reach the healed pages, see `_unfenced`
-            self._forget_gap(extent)
-        return end
-
-    def _clear(self, runs: tuple[Extent, ...], end: int, cleared: list[Extent], grain: int) -> int:
-        """Clear the medium, noting what it did; the first refused unit, else `end` (R21)."""
-        for run in runs:
-            count = self._medium.clear(run.offset, run.length)
-            cleared.append(Extent(run.offset, count))
-            if count < run.length:
-                return align_down(run.offset + count, grain)
-        return end
-
-    def _verify(self, intent: Intent, end: int) -> int:
-        """Read back: the offset of the first unit that is not as it should be, else `end` (R21)."""
-        for unit, checksum in intent.units():
-            if unit.offset >= end or not self._holds(unit, checksum):
-                return min(unit.offset, end)
-        return end
-
-    def _holds(self, unit: Extent, checksum: int) -> bool:
-        try:
-            return xxh3_64_intdigest(self._medium.view(*unit)) == checksum
-        except PoisonError:
-            return False
-
-    def _complete(self, intent: Intent, cleared: list[Extent], end: int) -> None:
-        """Drop what is proven good; what was cleared beyond it is lost."""
-        healed = _below(intent.runs, end)
-        lost = [Extent.between(max(run.offset, end), run.end) for run in cleared if run.end > end]
-        self._record.set_lost(lost)
-        self._record.keep(k for k in intent.kept if any(k.extent.overlaps(run) for run in lost))
-        self._record.complete(intent, healed)
-        self._unfenced.update(healed)
-        for run in healed:
-            self.events.publish(RecoveryDone(run))
-        if end < intent.runs[-1].end:
-            self.fence()
-            refused = Extent(end, intent.grain)
-            self.events.publish(RecoveryRefused(refused, "the medium did not clear it"))
-
-    def _judge(self, intent: Intent) -> None:
-        """What became of a recovery that a stop interrupted (R18)."""
-        outcomes: dict[str, ExtentSet] = {}
-        for unit, checksum in intent.units():
-            if self._medium.has_poison(unit):
-                outcome = "bad"
-            else:
-                outcome = "complete" if self._holds(unit, checksum) else "lost"
-            outcomes.setdefault(outcome, ExtentSet(intent.grain)).add(unit)
-        lost = outcomes.get("lost", ExtentSet(intent.grain))
-        self._record.set_lost(lost)
-        self._record.keep(kept for kept in intent.kept if lost.overlaps(kept.extent))
-        self._record.complete(intent, outcomes.get("complete", ()))
-        self.fence()
-        for outcome, extents in outcomes.items():
-            for run in extents:
-                self.events.publish(IntentReplayed(run, outcome))
+    def scrub(self, extent: Extent) -> Iterator[Extent]:
+        """See `DaxDevice`."""
+        check_bounds(extent, self.size, self.name)
+        found = 0
+        for start in range(extent.offset, extent.end, _SCRUB_SLICE):
+            piece = Extent(start, _SCRUB_SLICE).intersection(extent)
+            with self.lock:
+                sectors = ExtentSet(SECTOR)
+                for lines in self._medium.find_poison(piece):
+                    sectors.add(lines.widened(SECTOR))
+                for run in sectors:
+                    if not self._record.badblocks.recorded.covers(run):
+                        self._enter(run, PoisonFound(run))
+                        found += run.length
+            yield piece
+        self.events.publish(ScrubDone(extent, found))
 
     # -- failures --------------------------------------------------------------------------
 
@@ -360,7 +296,7 @@ class PmemDevice:
 
     def _forget_gap(self, extent: Extent) -> None:
         """The record changed: no gap is known any more, and exposed pages follow it (R28)."""
-        self._gap_start = self._gap_end = 0
+        self._gap = (0, 0)
         self._medium.show(extent)
 
     # -- injection (R2) --------------------------------------------------------------------
@@ -372,11 +308,17 @@ class PmemDevice:
             if latent:
                 lines = extent.widened(CACHELINE)
                 self._medium.inject([lines])
-                self.events.publish(FaultInjected(lines, latent=True))
+                self.events.publish(FaultInjected(lines, "latent"))
             else:
                 sectors = extent.widened(SECTOR)
                 self._medium.inject([sectors])
-                self._enter(sectors, FaultInjected(sectors, latent=False))
+                self._enter(sectors, FaultInjected(sectors, "until-written"))
+
+    def inject_once(self, extent: Extent) -> None:
+        """See `FaultInjection`."""
+        with self.lock:
+            self._medium.inject_once(extent)
+            self.events.publish(FaultInjected(extent.widened(CACHELINE), "once"))
 
     def uninject(self, extent: Extent) -> None:
         """See `FaultInjection`."""
@@ -392,6 +334,6 @@ class PmemDevice:
         return self._medium.find_poison(extent)
 
 
-def _below(runs: Iterable[Extent], end: int) -> list[Extent]:
-    """The parts of `runs` before `end`."""
-    return [Extent.between(run.offset, min(run.end, end)) for run in runs if run.offset < end]
+def _check_pages(extent: Extent, name: str) -> None:
+    if not (is_aligned(extent.offset, PAGE) and is_aligned(extent.length, PAGE)):
+        raise UsageError(f"{name}: {extent} is not aligned to {PAGE} bytes")

@@ -5,7 +5,7 @@ become, and the good bytes among them that must survive (`kept`).
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Self
 
 from xxhash import xxh3_64_intdigest
@@ -17,53 +17,74 @@ _PAIR = struct.Struct("<QQ")  # offset, length
 _CHECKSUM = struct.Struct("<Q")
 
 
+class Request(NamedTuple):
+    """One write: `data` for the device bytes of `extent`, `keep` of them from the medium (R16).
+
+    `grain` is the unit of its recovery: a page, or a sector on the block path (R33).
+    """
+
+    extent: Extent
+    data: memoryview
+    keep: tuple[Extent, ...]
+    grain: int
+
+    def part(self, run: Extent) -> memoryview:
+        """The data of a run inside the extent."""
+        return self.data[run.offset - self.extent.offset : run.end - self.extent.offset]
+
+
 class Kept(NamedTuple):
     """Good bytes of a bad unit: where they stand on the device, and what they are."""
 
     extent: Extent
     data: bytes
 
+    def inside(self, extent: Extent) -> "Kept":
+        """What of it lies in `extent`, perhaps nothing."""
+        part = self.extent.intersection(extent)
+        start = part.offset - self.extent.offset
+        return Kept(part, self.data[start : start + part.length])
+
+    def outside(self, extent: Extent) -> Iterator["Kept"]:
+        """The pieces of it that do not lie in `extent`: none, one or two."""
+        before = Extent.between(self.extent.offset, min(extent.offset, self.extent.end))
+        after = Extent.between(max(extent.end, self.extent.offset), self.extent.end)
+        return (self.inside(part) for part in (before, after) if part.length)
+
 
 class Intent(NamedTuple):
-    """One recovery. `runs` are aligned to `grain`, ascending; `checksums` has one for each unit."""
+    """One recovery. `runs` are aligned to `grain`, ascending.
+
+    For each unit, `checksums` says what it will hold; `before` what its good bytes held, with zeros
+    for the poisoned lines, or 0 if nothing in it was good: so an untouched unit is told from one
+    that the medium has cleared in part.
+    """
 
     id: int
     grain: int
     runs: tuple[Extent, ...]
     checksums: tuple[int, ...]
+    before: tuple[int, ...]
     kept: tuple[Kept, ...] = ()
 
     @classmethod
     def to_write(
-        cls,
-        intent_id: int,
-        grain: int,
-        runs: tuple[Extent, ...],
-        offset: int,
-        data: memoryview,
-        keep: tuple[Extent, ...],
+        cls, intent_id: int, request: Request, runs: tuple[Extent, ...], before: tuple[int, ...]
     ) -> Self:
-        """The intent to make `runs` hold their part of `data`, which starts at `offset`."""
+        """The intent to make `runs` hold their part of the request's data, keeping its `keep`."""
         checksums = tuple(
-            xxh3_64_intdigest(data[at - offset : at - offset + grain])
-            for run in runs
-            for at in range(run.offset, run.end, grain)
+            xxh3_64_intdigest(request.part(unit)) for unit in units_of(runs, request.grain)
         )
         kept = tuple(
-            Kept(part, bytes(data[part.offset - offset : part.end - offset]))
-            for part in keep
-            if any(part.overlaps(run) for run in runs)
+            Kept(part, bytes(request.part(part)))
+            for part in (wanted.intersection(run) for wanted in request.keep for run in runs)
+            if part.length
         )
-        return cls(intent_id, grain, runs, checksums, kept)
+        return cls(intent_id, request.grain, runs, checksums, before, kept)
 
-    def units(self) -> Iterator[tuple[Extent, int]]:
-        """Each unit with its checksum."""
-        extents = (
-            Extent(at, self.grain)
-            for run in self.runs
-            for at in range(run.offset, run.end, self.grain)
-        )
-        return zip(extents, self.checksums, strict=True)
+    def units(self) -> Iterator[tuple[Extent, int, int]]:
+        """Each unit with its checksum and what `before` says of it."""
+        return zip(units_of(self.runs, self.grain), self.checksums, self.before, strict=True)
 
     def pack(self) -> bytes:
         """As it stands in the record journal."""
@@ -73,6 +94,7 @@ class Intent(NamedTuple):
                 *(_PAIR.pack(*run) for run in self.runs),
                 *(_PAIR.pack(*kept.extent) for kept in self.kept),
                 struct.pack(f"<{len(self.checksums)}Q", *self.checksums),
+                struct.pack(f"<{len(self.before)}Q", *self.before),
                 *(kept.data for kept in self.kept),
             )
         )
@@ -89,12 +111,18 @@ class Intent(NamedTuple):
         runs, kept_extents = tuple(pairs[:run_count]), pairs[run_count:]
         units = sum(run.length for run in runs) // grain
         checksums = struct.unpack_from(f"<{units}Q", payload, position)
-        position += units * _CHECKSUM.size
+        before = struct.unpack_from(f"<{units}Q", payload, position + units * _CHECKSUM.size)
+        position += 2 * units * _CHECKSUM.size
         kept = []
         for extent in kept_extents:
             kept.append(Kept(extent, payload[position : position + extent.length]))
             position += extent.length
-        return cls(intent_id, grain, runs, checksums, tuple(kept))
+        return cls(intent_id, grain, runs, checksums, before, tuple(kept))
+
+
+def units_of(runs: Iterable[Extent], grain: int) -> Iterator[Extent]:
+    """The units of runs that are aligned to `grain`."""
+    return (Extent(at, grain) for run in runs for at in range(run.offset, run.end, grain))
 
 
 def unpack_id(payload: bytes) -> int:

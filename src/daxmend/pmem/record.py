@@ -26,7 +26,8 @@ _KEPT = 6  # an intent without checksums: good bytes of lost sectors, for salvag
 class Record:
     """`BadBlocks` that survive every stop, and the intents in flight.
 
-    A change is durable after `fence`. Not locked: the device's lock holds.
+    A change is durable after `fence`; of a pool that is open read-only, it stays in memory. Not
+    locked: the device's lock holds.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -34,6 +35,7 @@ class Record:
         self.intents: dict[int, Intent] = {}
         self.kept: list[Kept] = []
         self._next_id = 1
+        self._is_writable = pool.is_writable
         self._journal = Journal(
             pool.backing, pool.header.layout.record, f"{pool.name}: record journal", self._snapshot
         )
@@ -72,26 +74,38 @@ class Record:
 
     def begin(self, intent: Intent) -> None:
         """Make the intent known; nothing may be cleared before the next `fence` returned."""
-        self._journal.append(_INTENT, intent.pack())
+        self._append(_INTENT, intent.pack())
         self.intents[intent.id] = intent
 
     def complete(self, intent: Intent, healed: Iterable[Extent]) -> None:
         """End an intent and drop what it healed, in one append."""
         runs = list(healed)
-        self._journal.append(_COMPLETED, pack_id(intent.id) + pack_runs(runs, SECTOR))
+        self._append(_COMPLETED, pack_id(intent.id) + pack_runs(runs, SECTOR))
         self._end(intent.id, runs)
 
     def keep(self, kept: Iterable[Kept]) -> None:
-        """Hold good bytes of lost sectors until the sectors are rewritten (R18)."""
+        """Hold good bytes, all of them in lost sectors, until those are rewritten (R18)."""
         pieces = tuple(kept)
         if pieces:
-            self._journal.append(_KEPT, Intent(0, SECTOR, (), (), pieces).pack())
-            self.kept += pieces
+            self._append(_KEPT, Intent(0, SECTOR, (), (), (), pieces).pack())
+            self._keep(pieces)
+
+    def _keep(self, pieces: Iterable[Kept]) -> None:
+        for piece in pieces:
+            self._forget_kept(piece.extent)
+            self.kept.append(piece)
 
     def _append_runs(self, kind: int, runs: list[Extent]) -> None:
         for part in batched_runs(runs):
-            self._journal.append(kind, pack_runs(part, SECTOR))
-            self._apply(kind, part)
+            if kind != _CLEARED:
+                self._apply(kind, part)  # known to be bad from now on, even if the append fails
+            self._append(kind, pack_runs(part, SECTOR))
+            if kind == _CLEARED:
+                self._apply(kind, part)
+
+    def _append(self, kind: int, payload: bytes) -> None:
+        if self._is_writable:
+            self._journal.append(kind, payload)
 
     def _apply(self, kind: int, runs: Iterable[Extent]) -> None:
         verbs = {
@@ -104,8 +118,11 @@ class Record:
 
     def _forget(self, run: Extent) -> None:
         self.badblocks.clear(run)
+        self._forget_kept(run)
+
+    def _forget_kept(self, run: Extent) -> None:
         if self.kept:
-            self.kept = [piece for piece in self.kept if not run.covers(piece.extent)]
+            self.kept = [piece for kept in self.kept for piece in kept.outside(run)]
 
     def _end(self, intent_id: int, healed: Iterable[Extent]) -> None:
         self.intents.pop(intent_id, None)
@@ -120,7 +137,7 @@ class Record:
         elif kind == _COMPLETED:
             self._end(unpack_id(payload), unpack_runs(payload[8:], SECTOR))
         elif kind == _KEPT:
-            self.kept += Intent.unpack(payload).kept
+            self._keep(Intent.unpack(payload).kept)
         else:
             self._apply(kind, unpack_runs(payload, SECTOR))
 
@@ -132,7 +149,7 @@ class Record:
         for intent in self.intents.values():
             yield Entry(_INTENT, intent.pack())
         if self.kept:
-            yield Entry(_KEPT, Intent(0, SECTOR, (), (), tuple(self.kept)).pack())
+            yield Entry(_KEPT, Intent(0, SECTOR, (), (), (), tuple(self.kept)).pack())
 
     def states(self, within: Extent) -> Iterator[tuple[Extent, SectorState]]:
         """The record inside the range."""

@@ -1,0 +1,189 @@
+"""The recovery operation (R20): intent, clear, data, read back, record; and what a stop left of it.
+
+persistence.md §3 numbers the steps. A *unit* is a page, or a sector on the block path (R33).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from xxhash import xxh3_64_intdigest
+
+from daxmend.errors import PoisonError
+from daxmend.events import EventHub, IntentReplayed, RecoveryDone, RecoveryRefused
+from daxmend.extent import Extent, ExtentSet
+from daxmend.media.medium import Medium
+from daxmend.pmem.intent import Intent, Request, units_of
+from daxmend.pmem.record import Record
+from daxmend.units import CACHELINE, MIB, SECTOR, align_down
+
+MAX_INTENT = 64 * MIB  # bytes of data under one intent, so that intents stay small
+
+
+class Healer:
+    """Heals what a write covers. Every call holds the device's lock.
+
+    `fence` makes medium and record durable; `changed` is called with ranges whose record changed.
+    """
+
+    def __init__(
+        self,
+        medium: Medium,
+        record: Record,
+        events: EventHub,
+        fence: Callable[[], None],
+        changed: Callable[[Extent], None],
+    ) -> None:
+        self.recovering: Extent | None = None  # in state UC: only the running call may touch it
+        # Healed, and the append that says so not yet fenced. A store there before that fence would
+        # make the leftover intent's checksum lie after a crash, so the first access fences.
+        self.unfenced = ExtentSet(SECTOR)
+        self._medium = medium
+        self._record = record
+        self._events = events
+        self._fence = fence
+        self._changed = changed
+
+    def write(self, request: Request) -> int:
+        """Heal the bad units, then store the good ones; returns where the written prefix ends.
+
+        Durable on return.
+        """
+        bad = self._bad_units(request)
+        end = self._heal(request, tuple(bad)) if bad else request.extent.end
+        good = ExtentSet(request.grain, [Extent.between(request.extent.offset, end)])
+        for run in bad:
+            good.discard(run)
+        if good:
+            self._store(request, good)
+            self._fence()
+        return end
+
+    def _bad_units(self, request: Request) -> ExtentSet:
+        bad = ExtentSet(request.grain)
+        for run in self._record.badblocks.recorded.extents(request.extent):
+            bad.add(run.widened(request.grain))
+        return bad
+
+    def _store(self, request: Request, runs: Iterable[Extent]) -> None:
+        for run in runs:
+            self._medium.store(run.offset, request.part(run))
+            self._medium.flush(run.offset, run.length)
+
+    def _heal(self, request: Request, runs: tuple[Extent, ...]) -> int:
+        """Heal `runs` in one operation; returns the offset of the first byte not proven good."""
+        before = tuple(self._digest_before(unit) for unit in units_of(runs, request.grain))
+        intent = Intent.to_write(self._record.next_id(), request, runs, before)
+        self._record.begin(intent)
+        self._fence()
+        self.recovering = request.extent  # NP → UC (R28)
+        cleared: list[Extent] = []
+        try:
+            end = self._clear(runs, cleared, request)
+            self._store(request, _below(runs, end))
+            self._fence()
+            end = self._verify(intent, end)
+            self._complete(intent, cleared, end)
+        except OSError:
+            self._complete(intent, cleared, request.extent.offset)  # nothing is proven good
+            raise
+        finally:
+            self.recovering = None
+            if self._medium.is_exposed(request.extent):
+                self._fence()  # before mapped stores can reach the healed pages, see `unfenced`
+            self._changed(request.extent)
+        return end
+
+    def _digest_before(self, unit: Extent) -> int:
+        """What tells an untouched bad unit from a half-cleared one; 0 if it holds nothing good."""
+        if self._record.badblocks.recorded.covers(unit):
+            return 0
+        return xxh3_64_intdigest(self.salvage(unit)[0]) | 1  # never 0
+
+    def _clear(self, runs: tuple[Extent, ...], cleared: list[Extent], request: Request) -> int:
+        """Clear the medium, noting what it says; the first refused unit, or the end (R21)."""
+        for run in runs:
+            count = self._medium.clear(run.offset, run.length)
+            cleared.append(Extent(run.offset, count))
+            if count < run.length:
+                return align_down(run.offset + count, request.grain)
+        return request.extent.end
+
+    def _verify(self, intent: Intent, end: int) -> int:
+        """Read back: the first unit before `end` that is not as it should be, else `end` (R21)."""
+        for unit, checksum, _ in intent.units():
+            if unit.offset >= end or not self._holds(unit, checksum):
+                return min(unit.offset, end)
+        return end
+
+    def _holds(self, unit: Extent, checksum: int) -> bool:
+        try:
+            return xxh3_64_intdigest(self._medium.view(*unit)) == checksum
+        except PoisonError:
+            return False
+
+    def _complete(self, intent: Intent, cleared: list[Extent], end: int) -> None:
+        """Drop what is proven good; what was cleared beyond it is lost, but for what is kept."""
+        healed = _below(intent.runs, end)
+        lost = [Extent.between(max(run.offset, end), run.end) for run in cleared if run.end > end]
+        self._record.set_lost(lost)
+        self._record.keep(k for k in intent.kept if any(k.extent.overlaps(run) for run in lost))
+        self._record.complete(intent, healed)
+        self.unfenced.update(healed)
+        for run in healed:
+            self._events.publish(RecoveryDone(run))
+        if end < intent.runs[-1].end:
+            self._fence()
+            refused = Extent(end, intent.grain)
+            self._events.publish(RecoveryRefused(refused, "the medium did not clear it"))
+
+    # -- after a stop ----------------------------------------------------------------------
+
+    def judge(self, intent: Intent) -> None:
+        """Decide what became of a recovery that a stop interrupted; durable on return (R18)."""
+        outcomes: dict[str, ExtentSet] = {}
+        for unit, checksum, before in intent.units():
+            outcome = self._outcome(unit, checksum, before)
+            outcomes.setdefault(outcome, ExtentSet(intent.grain)).add(unit)
+        lost = outcomes.get("lost", ExtentSet(intent.grain))
+        self._record.set_lost(lost)
+        self._record.keep(kept for kept in intent.kept if lost.overlaps(kept.extent))
+        self._record.complete(intent, outcomes.get("complete", ()))
+        self._fence()
+        for outcome, extents in outcomes.items():
+            for run in extents:
+                self._events.publish(IntentReplayed(run, outcome))
+
+    def _outcome(self, unit: Extent, checksum: int, before: int) -> str:
+        if self._holds(unit, checksum):
+            return "complete"
+        if not self._medium.has_poison(unit):
+            return "lost"
+        is_untouched = before == 0 or before == xxh3_64_intdigest(self.salvage(unit)[0]) | 1
+        return "bad" if is_untouched else "lost"
+
+    # -- what can be read ------------------------------------------------------------------
+
+    def salvage(self, extent: Extent) -> tuple[bytearray, ExtentSet]:
+        """The range with zeros for poisoned lines, and those lines; met poison is consumed (R3)."""
+        data = bytearray(extent.length)
+        target = memoryview(data)
+        poisoned = ExtentSet(CACHELINE)
+        position = extent.offset
+        while position < extent.end:
+            try:
+                self._medium.load_into(position, target[position - extent.offset :])
+                break
+            except PoisonError as poison:
+                lines = Extent(poison.offset, poison.length).widened(CACHELINE)
+                good = Extent.between(position, lines.offset)
+                start = position - extent.offset
+                self._medium.load_into(position, target[start : start + good.length])
+                poisoned.add(lines)
+                position = lines.end
+        return data, poisoned
+
+
+def _below(runs: Iterable[Extent], end: int) -> list[Extent]:
+    """The parts of `runs` before `end`."""
+    return [Extent.between(run.offset, min(run.end, end)) for run in runs if run.offset < end]
