@@ -1,4 +1,4 @@
-"""The C core needs two things that pyproject.toml cannot say yet: the stable ABI and its wheel tag."""
+"""The C core, and what pyproject.toml cannot say yet: the stable ABI and its wheel tag."""
 
 from setuptools import Extension, setup
 

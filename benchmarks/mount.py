@@ -12,7 +12,8 @@ from pathlib import Path
 
 from benchmarks.harness import Row, seconds_each, versus
 from daxmend.fuse import find_mount, unmount
-from daxmend.mounts.daemon import MountOptions, mount_in_background
+from daxmend.mounts.daemon import mount_in_background
+from daxmend.mounts.raw import MountOptions
 from daxmend.stack import create
 from daxmend.units import MIB, PAGE
 

@@ -22,6 +22,19 @@ class DaxmendError(Exception):
     errno: int | None = _errno.EINVAL
     exit_status: int = EXIT_FAILED
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(
+    cls: type[DaxmendError], args: tuple[object, ...], state: dict[str, object]
+) -> DaxmendError:
+    """An error that another process raised: its own constructor takes more than the message."""
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
 
 class UsageError(DaxmendError):
     """The caller asked for something that has no meaning: a bad argument, a malformed line."""

@@ -89,6 +89,17 @@ def parse_badblocks_line(line: str) -> Extent:
     return extent
 
 
+def merged(extents: Iterable[Extent]) -> list[Extent]:
+    """Ascending extents with those that touch made one."""
+    result: list[Extent] = []
+    for extent in extents:
+        if result and result[-1].end == extent.offset:
+            result[-1] = Extent.between(result[-1].offset, extent.end)
+        else:
+            result.append(extent)
+    return result
+
+
 def format_badblocks(extents: Iterable[Extent]) -> str:
     """`SECTOR COUNT` lines for sector-aligned extents, as the kernel prints them (R9)."""
     return "".join(f"{e.offset // SECTOR} {e.length // SECTOR}\n" for e in extents)
@@ -222,6 +233,13 @@ class ExtentSet:
         twin = ExtentSet(self.grain)
         twin._maps = {high: bitmap.copy() for high, bitmap in self._maps.items()}
         return twin
+
+    def without(self, other: "ExtentSet") -> "ExtentSet":
+        """A new set: the bytes that are not in `other`."""
+        rest = self.copy()
+        for extent in other:
+            rest.discard(extent)
+        return rest
 
     def update(self, other: Iterable[Extent]) -> None:
         """Put every byte of each extent into the set."""

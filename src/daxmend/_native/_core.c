@@ -17,7 +17,7 @@ struct state {
     PyObject *fault_class;
 };
 
-/* --- Arguments --------------------------------------------------------------------------------- */
+/* --- Arguments ------------------------------------------------------------------------------- */
 
 static bool has_count(const char *function, Py_ssize_t got, Py_ssize_t expected)
 {
@@ -96,7 +96,7 @@ static bool open_span(struct span *span, PyObject *memory, PyObject *offset, Py_
     return false;
 }
 
-/* --- Moves --------------------------------------------------------------------------------------- */
+/* --- Moves ----------------------------------------------------------------------------------- */
 
 struct move {
     move_fn run;
@@ -114,7 +114,7 @@ static PyObject *from_errno(int error)
 }
 
 /* Always without the GIL, also for 64 bytes: any access can wait for a disk, or, on a mount that
- * this very process serves, for another Python thread. It costs 40 ns. */
+ * this very process serves, for another Python thread. It costs 25 of a 4 KiB read's 145 ns. */
 static bool run(struct move *move)
 {
     int error = trap_refresh();
@@ -265,7 +265,7 @@ static PyObject *fence(PyObject *module, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-/* --- Windows ------------------------------------------------------------------------------------- */
+/* --- Windows --------------------------------------------------------------------------------- */
 
 static PyObject *checked(int error)
 {
@@ -392,7 +392,7 @@ static PyObject *forget_segv(PyObject *module, PyObject *const *args, Py_ssize_t
     return checked(trap_forget(address, (size_t)length));
 }
 
-/* --- The module ---------------------------------------------------------------------------------- */
+/* --- The module ------------------------------------------------------------------------------ */
 
 #define FAST(name, function) {name, (PyCFunction)(void (*)(void))(function), METH_FASTCALL, NULL}
 

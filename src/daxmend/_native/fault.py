@@ -10,8 +10,9 @@ class MemoryFault(Exception):  # noqa: N818  # the kernel's word; no FaultError 
     that failed, or before it. `partial` holds them where the call produces bytes, else it is empty.
     `address`, `signal`, `code` and `lsb` are what the kernel said: si_addr, SIGBUS or SIGSEGV,
     si_code, and si_addr_lsb (0 where the code carries none). The address is that of the access that
-    failed, anywhere in its page: a copy does not touch its bytes one after the other. A guard region inside a range of
-    `forward_segv` reads as what its unguarded access gets: SIGBUS, BUS_MCEERR_AR, 12.
+    failed, anywhere in its page: a copy does not touch its bytes one after the other. A guard
+    region inside a range of `forward_segv` reads as what its unguarded access gets: SIGBUS,
+    BUS_MCEERR_AR, 12.
     """
 
     def __init__(

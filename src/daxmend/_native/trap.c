@@ -57,8 +57,8 @@ enum {
 #endif
 
 /* Setting the jump target is what a move pays for its guard. The compiler's own pair costs 0.3 ns
- * where the C library's costs 4.7, a tenth of a cached 4 KiB copy; but not every compiler has it for
- * every machine, and the sanitizer has to see the jump. */
+ * where the C library's costs 4.7, a tenth of a cached 4 KiB copy; but not every compiler has it
+ * for every machine, and the sanitizer has to see the jump. */
 #if defined(__x86_64__) && !defined(SANITIZED)
 typedef void *jump_buffer[5];
 #define SET_JUMP(buffer) __builtin_setjmp(buffer)
@@ -81,7 +81,7 @@ struct guard {
 
 static _Thread_local struct guard *current SIGNAL_SAFE;
 
-/* --- What a signal says -------------------------------------------------------------------- */
+/* --- What a signal says ---------------------------------------------------------------------- */
 
 /* Raised by an instruction of this thread, that is: not sent by anybody (si_code <= 0), and not the
  * early notice of a memory error that nobody has touched yet (BUS_MCEERR_AO). */
@@ -331,7 +331,7 @@ static void pass_on(int signal, siginfo_t *info, void *context)
         die(signal, info);
 }
 
-/* --- The handler ------------------------------------------------------------------------------ */
+/* --- The handler ----------------------------------------------------------------------------- */
 
 /* A memory error names the failing unit by its lowest address bits: `si_addr` may be anywhere in
  * it, also before the range of the move. */
@@ -415,7 +415,7 @@ static void on_fault(int signal, siginfo_t *info, void *context)
     errno = saved;
 }
 
-/* --- Installation ----------------------------------------------------------------------------- */
+/* --- Installation ---------------------------------------------------------------------------- */
 
 static bool is_default(const struct sigaction *action)
 {
@@ -474,8 +474,7 @@ static uint64_t ticks(void)
 #endif
 }
 
-/* Asking who has the two signals costs 400 ns, as much as a whole 4 KiB read; asked this rarely it
- * costs one in a hundred. */
+/* Asking who has the two signals costs 400 ns, more than two whole 4 KiB reads. */
 int trap_refresh(void)
 {
     static uint64_t asked;
@@ -487,7 +486,7 @@ int trap_refresh(void)
     return error;
 }
 
-/* --- Moving ----------------------------------------------------------------------------------- */
+/* --- Moving ---------------------------------------------------------------------------------- */
 
 static size_t smaller(size_t a, size_t b)
 {

@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Moves `length` bytes forward. `source` is NULL where a move has only one side (a flush). */
+/* Moves `length` bytes, in any order. `source` is NULL where a move has only one side (a flush). */
 typedef void (*move_fn)(char *target, const char *source, size_t length);
 
 struct fault {
@@ -15,7 +15,7 @@ struct fault {
     int lsb; /* 0 where the code carries none */
 };
 
-/* Puts the two handlers in place, also over one that came later. 0 or an errno. Call with the GIL. */
+/* Puts the two handlers in place, also over later ones. 0 or an errno. Call with the GIL. */
 int trap_install(void);
 
 /* The same, but at most every few microseconds: it is meant for the way into every move. */
@@ -23,9 +23,10 @@ int trap_refresh(void);
 
 /* Runs the move and returns the bytes truly moved: all of `length`, or, after a fault, those before
  * the page that failed. Needs no GIL. */
-size_t trap_move(move_fn run, char *target, const char *source, size_t length, struct fault *fault);
+size_t trap_move(move_fn run, char *target, const char *source, size_t length,
+                 struct fault *fault);
 
-/* Ranges in which an unguarded SIGSEGV is passed on as a SIGBUS. 0 or an errno. Call with the GIL. */
+/* Ranges whose unguarded SIGSEGV is passed on as a SIGBUS. 0 or an errno. Call with the GIL. */
 int trap_forward(uintptr_t address, size_t length);
 int trap_forget(uintptr_t address, size_t length);
 

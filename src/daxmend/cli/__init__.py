@@ -13,7 +13,7 @@ import click
 from daxmend import __version__
 from daxmend.errors import EXIT_FAILED, EXIT_USAGE, DaxmendError
 
-COMMANDS = ("create", "mount", "umount", "list", "inject", "demo")
+COMMANDS = ("create", "mount", "umount", "list", "status", "inject", "scrub", "demo")
 
 
 class _Group(click.Group):

@@ -6,6 +6,7 @@ import click
 
 from daxmend.cli.option import SIZE, json_option, print_json
 from daxmend.media.backing import Durability
+from daxmend.media.pool import MediumKind
 from daxmend.stack import create
 from daxmend.units import format_size
 
@@ -20,8 +21,16 @@ from daxmend.units import format_size
     help="What a fence promises: machine (stable storage; the default on disks) or process "
     "(survives kill -9; the default on tmpfs).",
 )
+@click.option(
+    "--medium",
+    type=click.Choice([kind.value for kind in MediumKind]),
+    default=MediumKind.PLAIN.value,
+    help="How the emulated medium behaves when it is told to clear, or is written to.",
+)
 @json_option
-def command(pool: Path, size: int, raw: bool, durability: str | None, as_json: bool) -> None:
+def command(
+    pool: Path, size: int, raw: bool, durability: str | None, medium: str, as_json: bool
+) -> None:
     """Make POOL: one sparse file that holds an emulated persistent-memory device.
 
     The file takes space only for what is written to it.
@@ -30,8 +39,13 @@ def command(pool: Path, size: int, raw: bool, durability: str | None, as_json: b
         raise click.UsageError(
             f"only raw pools can be made yet: daxmend create {pool} --size {size} --raw"
         )
-    header = create(pool, size, Durability(durability) if durability else None)
-    document = {"pool": str(pool), "size": size, "durability": header.durability.value}
+    header = create(pool, size, Durability(durability) if durability else None, MediumKind(medium))
+    document = {
+        "pool": str(pool),
+        "size": size,
+        "durability": header.durability.value,
+        "medium": header.medium.value,
+    }
     if as_json:
         print_json(document)
     else:

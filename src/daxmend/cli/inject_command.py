@@ -6,37 +6,64 @@ import click
 
 from daxmend.cli.option import SIZE, json_option, print_json
 from daxmend.extent import Extent
+from daxmend.faults import Fault, FaultKind, parse_plan
 from daxmend.rescue import open_target
 
 
 @click.command("inject")
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option("--offset", type=SIZE, required=True, help="First byte, from the device's start.")
-@click.option("--length", type=SIZE, required=True, help="How many bytes.")
+@click.option("--offset", type=SIZE, help="First byte, from the device's start.")
+@click.option("--length", type=SIZE, help="How many bytes.")
 @click.option("--latent", is_flag=True, help="Poison only: nothing is recorded until it is met.")
+@click.option("--once", is_flag=True, help="Let one access fail, and no more.")
 @click.option("--uninject", is_flag=True, help="Take the poison away; the record stays.")
+@click.option(
+    "--plan",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A fault plan: '- OFFSET LENGTH until-written|once|latent' lines.",
+)
 @json_option
 def command(
-    target: Path, offset: int, length: int, latent: bool, uninject: bool, as_json: bool
+    target: Path,
+    offset: int | None,
+    length: int | None,
+    latent: bool,
+    once: bool,
+    uninject: bool,
+    plan: Path | None,
+    as_json: bool,
 ) -> None:
     """Make a range of TARGET bad: a pool, mounted or not, or a mount's directory.
 
     The range widens to sectors of 512 bytes, with --latent to cachelines of 64. Its bytes are
     overwritten: this is a rehearsal, not for a pool that holds your only copy.
     """
-    if latent and uninject:
-        raise click.UsageError("--latent and --uninject exclude each other")
+    if sum((latent, once, uninject)) > 1:
+        raise click.UsageError("--latent, --once and --uninject exclude each other")
+    if (plan is None) == (offset is None or length is None):
+        raise click.UsageError("give --offset and --length, or --plan")
     if length == 0:
         raise click.UsageError("--length 0 names nothing")
+    kind = FaultKind.LATENT if latent else FaultKind.ONCE if once else FaultKind.UNTIL_WRITTEN
+    faults = parse_plan(plan.read_text()) if plan is not None else []
+    if offset is not None and length is not None:
+        faults.append(Fault.of(Extent(offset, length), kind))
     opened = open_target(target, writable=True)
     try:
-        extent = Extent(offset, length)
-        done = opened.uninject(extent) if uninject else opened.inject(extent, latent=latent)
+        if uninject:
+            done = [(opened.uninject(fault.extent), "free of poison") for fault in faults]
+        else:
+            opened.inject(faults)
+            done = [(fault.extent, fault.kind.value) for fault in faults]
     finally:
         opened.close()
-    state = "free of poison" if uninject else "latent poison" if latent else "bad and recorded"
+    _report(target, done, as_json)
+
+
+def _report(target: Path, done: list[tuple[Extent, str]], as_json: bool) -> None:
     if as_json:
-        ranges = [{"offset": done.offset, "length": done.length}]
-        print_json({"target": str(target), "state": state, "ranges": ranges})
-    else:
-        click.echo(f"{target}: {done.length} bytes at offset {done.offset} are now {state}")
+        ranges = [{"offset": e.offset, "length": e.length, "state": state} for e, state in done]
+        print_json({"target": str(target), "ranges": ranges})
+        return
+    for extent, state in done:
+        click.echo(f"{target}: {extent.length} bytes at offset {extent.offset}: {state}")

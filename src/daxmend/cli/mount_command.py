@@ -6,15 +6,17 @@ import click
 
 from daxmend.dax.api import Recovery
 from daxmend.errors import UsageError
-from daxmend.mounts.daemon import MountOptions, mount_in_background, serve
-from daxmend.mounts.raw import OpenMode
+from daxmend.mounts.daemon import mount_in_background, serve
+from daxmend.mounts.raw import MountOptions, OpenMode
 
 
 @click.command("mount")
 @click.argument("pool", type=click.Path(path_type=Path))
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--raw", is_flag=True, help="Show the device itself, as DIRECTORY/device.")
-@click.option("-o", "options", default="", help="recovery=on|off, open=auto|direct|cached")
+@click.option(
+    "-o", "options", default="", help="recovery=on|off, open=auto|direct|cached, verify_writes"
+)
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until unmounted.")
 @click.option("--log", type=click.Path(path_type=Path), help="Where the server writes complaints.")
 def command(
@@ -43,8 +45,11 @@ def parse_options(text: str) -> MountOptions:
         elif name == "recovery" and value in ("on", "off"):
             recovery = Recovery.AUTO if value == "on" else Recovery.NEVER
             options = options._replace(recovery=recovery)
+        elif word == "verify_writes":
+            options = options._replace(verify_writes=True)
         else:
             raise UsageError(
-                f"-o {word} is not known; there are recovery=on|off and open=auto|direct|cached"
+                f"-o {word} is not known; there are recovery=on|off, open=auto|direct|cached "
+                "and verify_writes"
             )
     return options

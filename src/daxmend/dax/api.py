@@ -167,6 +167,15 @@ class DaxDevice(Protocol):
         R21). Raises `MediaError` if that is none. Durable on return.
         """
 
+    def hold(self, offset: int, data: bytes) -> None:
+        """Keep bytes of a bad unit that a writer was promised, until it heals (R50).
+
+        Durable on return; `recovery_read` returns them.
+        """
+
+    def drop_hold(self, extent: Extent) -> None:
+        """Forget what `hold` kept in the range."""
+
     def zeroinit(self, extent: Extent) -> int:
         """Set whole pages to zeros and clear their poison, in place (R29).
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from daxmend.dax.api import AccessMode, DaxDevice, Recovery
+from daxmend.dax.api import AccessMode, DaxDevice, Recovery, Salvage
 from daxmend.errors import BadBlockError, MediaError, PoisonError
 from daxmend.events import RecoveryRefused
-from daxmend.extent import Extent, ExtentSet
+from daxmend.extent import Extent, ExtentSet, check_bounds
 from daxmend.units import MIB, PAGE, SECTOR, align_down, align_up
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _NORMAL = AccessMode.NORMAL
 _ZEROS = memoryview(bytes(MIB))
+
+# `write` or `write_raw`.
+Write = Callable[[DaxDevice, int, "Buffer", Recovery], int]
 
 # Writes what it can of the rest and returns the count; `MediaError` if that is nothing.
 _Heal = Callable[[DaxDevice, int, memoryview], int]
@@ -123,6 +126,7 @@ def _bad_pages(device: DaxDevice, extent: Extent) -> Extent:
 def _heal_pages(device: DaxDevice, offset: int, data: memoryview) -> int:
     """Heal the bad pages at `offset`: whole ones in one operation, a partly covered one alone."""
     extent = Extent(offset, len(data))
+    check_bounds(extent, device.size, device.name)
     whole = _bad_pages(device, extent).intersection(extent.narrowed(PAGE))
     if whole.offset == offset and whole.length:
         return device.recovery_write(offset, data[: whole.length])
@@ -132,8 +136,7 @@ def _heal_pages(device: DaxDevice, offset: int, data: memoryview) -> int:
 
 def _heal_partly(device: DaxDevice, page: Extent, covered: Extent, data: memoryview) -> int:
     """Heal a partly covered page if the write covers all that is bad in it (R16)."""
-    salvage = device.recovery_read(page)
-    bad = [run for run, _ in device.badblocks(page)] + salvage.lost
+    bad, salvage = _what_is_bad(device, page)
     if not all(covered.covers(run) for run in bad):
         _refuse(device, page)
     start = covered.offset - page.offset
@@ -146,6 +149,16 @@ def _heal_partly(device: DaxDevice, page: Extent, covered: Extent, data: memoryv
     return covered.length
 
 
+def _what_is_bad(device: DaxDevice, page: Extent) -> tuple[list[Extent], Salvage]:
+    """Recorded sectors and lost lines of a page, and what else it holds.
+
+    The record is asked first: reading makes it grow by whole sectors where only lines are bad (R3).
+    """
+    recorded = [run for run, _ in device.badblocks(page)]
+    salvage = device.recovery_read(page)
+    return recorded + salvage.lost, salvage
+
+
 def _refuse(device: DaxDevice, unit: Extent) -> NoReturn:
     """Nothing changes; a warning names the aligned range that a write must cover (R16)."""
     device.events.publish(RecoveryRefused(unit, "the write does not cover all that is bad there"))
@@ -156,8 +169,9 @@ def _refuse(device: DaxDevice, unit: Extent) -> NoReturn:
 
 def _heal_sectors(device: DaxDevice, offset: int, data: memoryview) -> int:
     """Write through a bad stretch: whole sectors heal, a part of a bad one fails (R33)."""
-    stretch = _bad_pages(device, Extent(offset, len(data)))
-    extent = Extent(offset, len(data)).intersection(stretch)
+    extent = Extent(offset, len(data))
+    check_bounds(extent, device.size, device.name)
+    extent = extent.intersection(_bad_pages(device, extent))
     whole = extent.narrowed(SECTOR)
     if whole.length and whole.offset == offset:
         return device.write_sectors(offset // SECTOR, data[: whole.length])
@@ -214,9 +228,9 @@ def _check_edge(device: DaxDevice, edge: Extent, unit: int) -> None:
     whole = edge.widened(unit)
     bad = [run for run, _ in device.badblocks(whole)]
     if bad and unit == PAGE:
-        bad += device.recovery_read(whole).lost
+        bad, _ = _what_is_bad(device, whole)
     if not all(edge.covers(run) for run in bad):
         _refuse(device, whole)
 
 
-__all__ = ["read", "write", "write_raw", "zero_raw", "zeroinit"]
+__all__ = ["Write", "read", "write", "write_raw", "zero_raw", "zeroinit"]

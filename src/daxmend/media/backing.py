@@ -66,21 +66,23 @@ class Backing:
         try:
             _native.read_into(self.memory, offset, target)
         except _native.MemoryFault as fault:
-            raise self.explain(offset + fault.done, len(memoryview(target)) - fault.done) from None
+            raise self.explain(
+                offset + fault.done, memoryview(target).nbytes - fault.done
+            ) from None
 
     def store(self, offset: int, data: Buffer) -> None:
         """Write `data` at `offset`; durable after `flush` of the range and a `fence`."""
         try:
             _native.write(self.memory, offset, data)
         except _native.MemoryFault as fault:
-            raise self.explain(offset + fault.done, len(memoryview(data)) - fault.done) from None
+            raise self.explain(offset + fault.done, memoryview(data).nbytes - fault.done) from None
 
     def store_line(self, offset: int, line: Buffer) -> None:
         """A direct store of one aligned 64-byte line; durable like a store."""
         try:
             _native.store_line(self.memory, offset, line)
         except _native.MemoryFault as fault:
-            raise self.explain(offset, len(memoryview(line)) - fault.done) from None
+            raise self.explain(offset, memoryview(line).nbytes - fault.done) from None
 
     def poke(self, offset: int, data: Buffer) -> None:
         """Change bytes as the medium itself does, not through the processor's caches.

@@ -151,7 +151,7 @@ class Journal:
             self._backing.fence()
             self._store(area.offset, header)
             self._backing.fence()
-            # From the first copy on, a restart reads this generation, whatever becomes of the other.
+            # From the first copy on, a restart reads this generation, whatever the other becomes.
             self._generation, self._snapshot_end, self._end = generation, end, end
             self._sequence = self._durable = sequence
 

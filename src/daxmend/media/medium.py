@@ -87,7 +87,7 @@ class Medium:
     def load_into(self, offset: int, target: Buffer) -> None:
         """Fill `target` with the bytes at `offset`; raises like `load`."""
         with self.lock:
-            self._find_gap(offset, len(memoryview(target)))
+            self._find_gap(offset, memoryview(target).nbytes)
             self._backing.load_into(self._base + offset, target)
 
     def view(self, offset: int, length: int) -> memoryview:
@@ -128,7 +128,7 @@ class Medium:
         """An ordinary store: clears no poison (R5), but on a medium that heals on full writes the
         lines that it covers (R6). Durable after `flush` and `fence`.
         """
-        length = len(memoryview(data))
+        length = memoryview(data).nbytes
         if offset < 0 or offset + length > self.size:
             check_bounds(Extent(offset, length), self.size, self.name)
         self._backing.store(self._base + offset, data)
@@ -140,7 +140,7 @@ class Medium:
 
         Durable after `flush` and `fence`. Raises `UsageError` if it is not one aligned line.
         """
-        extent = Extent(offset, len(memoryview(line)))
+        extent = Extent(offset, memoryview(line).nbytes)
         check_bounds(extent, self.size, self.name)
         if extent.length != CACHELINE or not is_aligned(offset, CACHELINE):
             raise UsageError(f"{self.name}: {extent} is not one aligned line of {CACHELINE} bytes")
@@ -275,12 +275,15 @@ class Medium:
             pages = extent.widened(PAGE).intersection(exposed)
             if not pages.length:
                 continue
-            faulting = ExtentSet(PAGE)
-            faulting.update(e.widened(PAGE) for e in self._poison.extents(pages))
-            faulting.update(e.widened(PAGE) for e in self.not_present(pages))
-            exposure.make_accessible(pages.offset - exposed.offset, pages.length)
-            for page in faulting:
-                exposure.make_faulting(page.offset - exposed.offset, page.length)
+            wanted = ExtentSet(PAGE)
+            wanted.update(e.widened(PAGE) for e in self._poison.extents(pages))
+            wanted.update(e.widened(PAGE) for e in self.not_present(pages))
+            present = ExtentSet(PAGE, (e.shifted(exposed.offset) for e in exposure.faulting))
+            # Only the difference: another thread must not see a bad page for an instant.
+            for run in wanted.without(present):
+                exposure.make_faulting(run.offset - exposed.offset, run.length)
+            for run in present.without(wanted).extents(pages):
+                exposure.make_accessible(run.offset - exposed.offset, run.length)
 
 
 def _ignore(lines: Extent) -> None:

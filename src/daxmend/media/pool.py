@@ -117,13 +117,18 @@ class Pool:
 
     def set_owner(self, mountpoint: str = "") -> None:
         """Write who has the pool open, for those who find it locked; as durable as the lock."""
-        encoded = os.fsencode(mountpoint)
-        block = _OWNER.pack(_OWNER_MAGIC, POOL_VERSION, _OWNER.size, os.getpid(), len(encoded))
-        os.pwrite(self.backing.fd, (block + encoded).ljust(_OWNER_LENGTH, b"\0"), _OWNER_OFFSET)
+        _write_owner(self.backing.fd, mountpoint)
 
     def close(self) -> None:
         """Make everything durable and give the lock back."""
-        self.backing.close()
+        fd = self.backing.fd
+        if fd < 0:
+            return
+        try:
+            self.backing.fence()
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)  # closing is not enough: the mapping has a duplicate
+            self.backing.close()
 
 
 def create_pool(
@@ -134,11 +139,7 @@ def create_pool(
     Raises `UsageError` if something is there already or the size is not possible; a pool that
     could not be completed is removed.
     """
-    if size <= 0 or size % PAGE:
-        raise UsageError(f"a pool's size is a positive multiple of {PAGE} bytes, not {size}")
-    layout = Layout.of_size(size)
-    if layout.data.end > MAX_OFFSET:
-        raise UsageError(f"a pool of {size} bytes is more than a file can hold")
+    layout = _layout_of(size)
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
@@ -155,11 +156,23 @@ def create_pool(
 
 
 def create_memory_pool(size: int, medium: MediumKind = MediumKind.PLAIN) -> Pool:
-    """A pool of anonymous memory, gone with its last user: for tests and for `ram:SIZE`."""
-    layout = Layout.of_size(size)
+    """A pool of anonymous memory, gone with its last user: for tests and for `ram:SIZE`.
+
+    Raises `UsageError` if the size is not possible.
+    """
+    layout = _layout_of(size)
     fd = os.memfd_create("daxmend", os.MFD_CLOEXEC)
     header = _format(fd, "ram", layout, Durability.PROCESS, medium)
     return Pool(Path("ram"), Backing(fd, "ram", Durability.PROCESS), header, [])
+
+
+def _layout_of(size: int) -> Layout:
+    if size <= 0 or size % PAGE:
+        raise UsageError(f"a pool's size is a positive multiple of {PAGE} bytes, not {size}")
+    layout = Layout.of_size(size)
+    if layout.data.end > MAX_OFFSET:
+        raise UsageError(f"a pool of {size} bytes is more than a file can hold")
+    return layout
 
 
 def _format(
@@ -176,6 +189,7 @@ def _format(
         format_journal(backing, layout.record, f"{name}: record journal")
     finally:
         backing.close()
+    os.pwrite(fd, bytes(_OWNER_LENGTH), _OWNER_OFFSET)  # so that opening needs no space later
     os.fsync(fd)
     for offset in _COPIES:  # last: only a complete pool has a header
         os.pwrite(fd, pack_header(header), offset)
@@ -209,14 +223,13 @@ def open_pool(path: Path, *, writable: bool = True, make_backing: MakeBacking = 
             for repair in repairs:
                 os.pwrite(fd, pack_header(header), _COPIES[repair.copy])
             os.fdatasync(fd)
+        if writable:
+            _write_owner(fd)
         backing = make_backing(fd, str(path), header.durability, writable=writable)
     except BaseException:
         os.close(fd)
         raise
-    pool = Pool(path, backing, header, repairs)
-    if writable:
-        pool.set_owner()
-    return pool
+    return Pool(path, backing, header, repairs)
 
 
 def is_pool(path: Path) -> bool:
@@ -324,7 +337,8 @@ def _read_header(fd: int, path: Path) -> tuple[Header, list[Repair]]:
         except (CorruptionError, UnsupportedError) as error:
             failures.append((copy, error))
     if not headers:
-        raise failures[0][1]
+        errors = [error for _, error in failures]
+        raise next((e for e in errors if isinstance(e, UnsupportedError)), errors[0])
     return next(iter(headers.values())), [Repair(copy, str(error)) for copy, error in failures]
 
 
@@ -333,11 +347,33 @@ def _lock(fd: int, path: Path, *, exclusive: bool) -> None:
     try:
         fcntl.flock(fd, mode | fcntl.LOCK_NB)
     except BlockingIOError:
-        owner = _owner_block(fd)
-        pid, mountpoint = owner if owner else (0, "")
-        who = f"process {pid}" if pid else "another process"
-        where = f", mounted at {mountpoint}; use that directory" if mountpoint else ""
-        raise BusyError(f"{path} is in use by {who}{where}") from None
+        raise BusyError(f"{path} is in use by {_describe_user(fd, exclusive)}") from None
+
+
+def _describe_user(fd: int, exclusive: bool) -> str:
+    """Who holds the lock that was not to be had."""
+    if exclusive and _is_only_read(fd):
+        return "a process that reads it"  # what the owner block says is long over
+    owner = _owner_block(fd)
+    if owner is None:
+        return "another process"
+    pid, mountpoint = owner
+    where = f", mounted at {mountpoint}; use that directory" if mountpoint else ""
+    return f"process {pid}{where}"
+
+
+def _is_only_read(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _write_owner(fd: int, mountpoint: str = "") -> None:
+    encoded = os.fsencode(mountpoint)
+    block = _OWNER.pack(_OWNER_MAGIC, POOL_VERSION, _OWNER.size, os.getpid(), len(encoded))
+    os.pwrite(fd, (block + encoded).ljust(_OWNER_LENGTH, b"\0"), _OWNER_OFFSET)
 
 
 def _owner_block(fd: int) -> tuple[int, str] | None:

@@ -13,24 +13,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 from types import FrameType
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
-from daxmend.dax.api import Recovery
 from daxmend.errors import EXIT_FAILED, DaxmendError
 from daxmend.fuse import Session, find_mount, mount, unmount
-from daxmend.mounts.raw import OpenMode, RawMount
+from daxmend.mounts.raw import MountOptions, RawMount
 from daxmend.stack import open_device
 
 SUBTYPE = "daxmend"
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class MountOptions(NamedTuple):
-    """What `-o` can say."""
-
-    open_mode: OpenMode = OpenMode.AUTO
-    recovery: Recovery = Recovery.AUTO
 
 
 class MountFailedError(DaxmendError):
@@ -77,9 +69,7 @@ def serve(
     """
     device = open_device(str(pool))
     try:
-        handler = RawMount(
-            device, open_mode=options.open_mode, recovery=options.recovery, on_ready=on_ready
-        )
+        handler = RawMount(device, options=options, on_ready=on_ready)
         fd = mount(mountpoint, fsname=str(pool.absolute()), subtype=SUBTYPE)
         session = Session(fd, handler)
         device.pool.set_owner(str(mountpoint.absolute()))

@@ -10,7 +10,10 @@ BACKLOG_EVENTS = 4096  # older ones are dropped, and a reader that missed some i
 
 
 class EventLog:
-    """The last events as JSON lines. `next_sequence` is what the next one will be called."""
+    """The last events as JSON lines. `next_sequence` is what the next one will be called.
+
+    Not locked; the owner's lock holds.
+    """
 
     def __init__(self) -> None:
         self.next_sequence = 1
@@ -30,8 +33,10 @@ class EventLog:
         oldest = self.next_sequence - len(self._lines)
         parts: list[str] = []
         if sequence < oldest:
-            lost = {"event": "lost_events", "count": oldest - sequence}
-            parts.append(json.dumps(lost) + "\n")
+            lost = json.dumps({"event": "lost_events", "count": oldest - sequence}) + "\n"
+            if len(lost) > size:
+                return b"", sequence
+            parts.append(lost)
             sequence = oldest
         room = size - sum(map(len, parts))
         while sequence < self.next_sequence:

@@ -11,7 +11,7 @@ import os
 import stat
 import time
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from daxmend.dax import io
 from daxmend.dax.api import AccessMode, DaxDevice, Recovery
@@ -52,11 +52,16 @@ from daxmend.fuse.protocol import (
     FUSE_ROOT_ID,
     FUSE_WRITE_CACHE,
 )
+from daxmend.fuse.session import log_to_stderr
 from daxmend.mounts.control import CONTROL_NAME, CONTROL_NODEID, ControlDirectory
+from daxmend.mounts.cutwrite import CutWrites
 from daxmend.units import PAGE, SECTOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+FALLOC_FL_PUNCH_HOLE = 0x02
+FALLOC_FL_ZERO_RANGE = 0x10
 
 DEVICE_NAME = b"device"
 DEVICE_NODEID = 2
@@ -80,6 +85,17 @@ class OpenMode(StrEnum):
     CACHED = "cached"
 
 
+class MountOptions(NamedTuple):
+    """What `-o` can say."""
+
+    open_mode: OpenMode = OpenMode.AUTO
+    recovery: Recovery = Recovery.AUTO
+    verify_writes: bool = False
+
+
+_DEFAULTS = MountOptions()
+
+
 class RawMount(Handler):
     """`device` and `.daxmend` over one `DaxDevice`; the mount's owner owns both."""
 
@@ -87,29 +103,33 @@ class RawMount(Handler):
         self,
         device: DaxDevice,
         *,
-        open_mode: OpenMode = OpenMode.AUTO,
-        recovery: Recovery = Recovery.AUTO,
+        options: MountOptions = _DEFAULTS,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._device = device
         self._on_ready = on_ready
-        self._recovery = recovery
-        self._open_mode = open_mode
-        self._is_direct = open_mode is OpenMode.DIRECT
+        self._options = options
+        self._is_direct = options.open_mode is OpenMode.DIRECT
+        self._next_fh = 0
+        self._cut_writes = CutWrites(device, SECTOR, io.write_raw)
         self._owner = (os.getuid(), os.getgid())
         self._device_mode = stat.S_IFREG | 0o600
         self._device_owner = self._owner
         self._mounted_ns = time.time_ns()
-        self._control = ControlDirectory(device, self._invalidate)
+        # First: whoever reads of an event must find its invalidations done.
         device.events.subscribe(self._on_event)
+        self._control = ControlDirectory(device, self._invalidate, log_to_stderr)
 
     def init(self, session: Session) -> None:
         super().init(session)
         self._control.session = session
         kernel = session.kernel
-        if self._open_mode is OpenMode.AUTO:
+        if self._options.open_mode is OpenMode.AUTO:
             self._is_direct = kernel is not None and kernel.direct_mmap
         self._on_ready()
+
+    def destroy(self) -> None:
+        self._control.stop()
 
     # -- names and attributes --------------------------------------------------------------
 
@@ -192,7 +212,8 @@ class RawMount(Handler):
     def open(self, caller: Caller, nodeid: int, flags: int, open_flags: int) -> Opened:
         """O_TRUNC on `device` is ignored, as a block device does."""
         if nodeid == DEVICE_NODEID:
-            return Opened(0, FOPEN_DIRECT_IO if self._is_direct else 0)
+            self._next_fh += 1
+            return Opened(self._next_fh, FOPEN_DIRECT_IO if self._is_direct else 0)
         return self._control.open(nodeid)
 
     def read(
@@ -226,14 +247,33 @@ class RawMount(Handler):
         if room <= 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         data = data[:room]
-        recovery = Recovery.NEVER if write_flags & FUSE_WRITE_CACHE else self._recovery
         count = 0
         try:
-            count = io.write_raw(self._device, offset, data, recovery)
+            if write_flags & FUSE_WRITE_CACHE:  # on a file handle that the kernel guessed
+                count = io.write_raw(self._device, offset, data, Recovery.NEVER)
+            else:
+                count = self._cut_writes.write(fh, offset, data, self._options.recovery)
+                if self._options.verify_writes:
+                    self._verify(Extent(offset, count), data)
         finally:
             if count < len(data):  # the page cache may hold what the device refused
                 self._invalidate(Extent(offset + count, len(data) - count))
         return count
+
+    def _verify(self, extent: Extent, data: memoryview) -> None:
+        """Read back what was written: latent poison under it shows itself now (R5, R45)."""
+        if io.read(self._device, extent) != data[: extent.length]:
+            raise MediaError(self._device.name, extent.offset, extent.length)
+
+    def fallocate(self, nodeid: int, fh: int, offset: int, length: int, mode: int) -> None:
+        """Write-zeroes and discard: zeros in place, what is bad is healed (R33)."""
+        if nodeid != DEVICE_NODEID:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        if offset + length > self._device.size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE):
+            io.zero_raw(self._device, Extent(offset, length))
+            self._invalidate(Extent(offset, length))
 
     def poll(self, nodeid: int, fh: int, kh: int, flags: int, events: int) -> int:
         if nodeid == DEVICE_NODEID:
@@ -245,15 +285,21 @@ class RawMount(Handler):
         return True
 
     def flush(self, nodeid: int, fh: int, lock_owner: int) -> None:
-        """A close promises nothing that fsync does not."""
+        """A close promises nothing that fsync does not, but tells of bytes that were dropped."""
+        if nodeid == DEVICE_NODEID:
+            self._cut_writes.sync(fh)
 
     def fsync(self, nodeid: int, fh: int, fsync_flags: int) -> None:
         self._device.fence()
+        if nodeid == DEVICE_NODEID:
+            self._cut_writes.sync(fh)
 
     def release(
         self, nodeid: int, fh: int, flags: int, release_flags: int, lock_owner: int
     ) -> None:
-        if nodeid != DEVICE_NODEID:
+        if nodeid == DEVICE_NODEID:
+            self._cut_writes.release(fh)
+        else:
             self._control.release(fh)
 
     # -- changes ---------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from daxmend.events import (
 from daxmend.extent import Extent, ExtentSet, check_bounds
 from daxmend.media.medium import Medium
 from daxmend.pmem.healer import MAX_INTENT, Healer
-from daxmend.pmem.intent import Request
+from daxmend.pmem.intent import Kept, Request
 from daxmend.pmem.record import Record
 from daxmend.units import CACHELINE, MIB, PAGE, SECTOR, align_down, is_aligned
 
@@ -229,6 +229,17 @@ class PmemDevice:
                 self.name, offset, min(grain, len(data)), hint="the medium did not clear it"
             )
         return done
+
+    def hold(self, offset: int, data: bytes) -> None:
+        """See `DaxDevice`."""
+        with self.lock:
+            self._record.keep([Kept(Extent(offset, len(data)), data)])
+            self.fence()
+
+    def drop_hold(self, extent: Extent) -> None:
+        """See `DaxDevice`."""
+        with self.lock:
+            self._record.drop_kept(extent)
 
     def zeroinit(self, extent: Extent) -> int:
         """See `DaxDevice`."""

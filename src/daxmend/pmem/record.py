@@ -20,6 +20,7 @@ _CLEARED = 2  # runs: left it
 _LOST = 3  # runs: in it, content gone
 _INTENT = 4
 _COMPLETED = 5  # id, runs: the intent is over, and these left the record
+_DROPPED = 7  # runs, in bytes: kept no longer
 _KEPT = 6  # an intent without checksums: good bytes of lost sectors, for salvage
 
 
@@ -90,6 +91,11 @@ class Record:
             self._append(_KEPT, Intent(0, SECTOR, (), (), (), pieces).pack())
             self._keep(pieces)
 
+    def drop_kept(self, extent: Extent) -> None:
+        """Forget what is kept in the range."""
+        self._append(_DROPPED, pack_runs([extent], 1))
+        self._forget_kept(extent)
+
     def _keep(self, pieces: Iterable[Kept]) -> None:
         for piece in pieces:
             self._forget_kept(piece.extent)
@@ -138,6 +144,9 @@ class Record:
             self._end(unpack_id(payload), unpack_runs(payload[8:], SECTOR))
         elif kind == _KEPT:
             self._keep(Intent.unpack(payload).kept)
+        elif kind == _DROPPED:
+            for run in unpack_runs(payload, 1):
+                self._forget_kept(run)
         else:
             self._apply(kind, unpack_runs(payload, SECTOR))
 

@@ -4,19 +4,26 @@ A command that is given a locked pool goes through its mount, and the answer is 
 "The pool").
 """
 
-from collections.abc import Iterator
+import json
+import os
+import select
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from daxmend.errors import BusyError, UnknownStateError, UsageError
-from daxmend.extent import Extent, check_bounds, format_badblocks, parse_badblocks_line
+from daxmend.extent import Extent, check_bounds, format_badblocks, merged, parse_badblocks_line
+from daxmend.faults import Fault, FaultKind
 from daxmend.host.mountinfo import find_mount_of
 from daxmend.media.pool import is_pool, open_pool, read_owner
 from daxmend.pmem.device import PmemDevice
-from daxmend.units import CACHELINE, SECTOR
+from daxmend.units import CACHELINE
 
 CONTROL_DIRECTORY = ".daxmend"
 _FILE_SYSTEM_TYPE = "fuse.daxmend"
+_LINES_A_WRITE = 1000  # well below the size of one request, so that none is cut inside a line
+_PROGRESS_MS = 200
 
 
 class Range(NamedTuple):
@@ -37,11 +44,17 @@ class Target(Protocol):
     def ranges(self) -> list[Range]:
         """The record with its states, and poison where the target can know it."""
 
-    def inject(self, extent: Extent, *, latent: bool) -> Extent:
-        """Make the range bad, widened to sectors or, latent, to cachelines; returns what is bad."""
+    def inject(self, faults: Iterable[Fault]) -> None:
+        """Make ranges bad, each in its way (R2); all of them, or with `UsageError` none."""
 
     def uninject(self, extent: Extent) -> Extent:
         """Take the poison of the range's cachelines; returns them."""
+
+    def scrub(self, extent: Extent | None) -> Iterator[Extent]:
+        """Look for latent poison in the range, or everywhere; yields what has been done (R4)."""
+
+    def status(self) -> dict[str, object]:
+        """What the target says of itself, as JSON types; lengths in bytes."""
 
     def close(self) -> None:
         """Let go of it."""
@@ -81,7 +94,7 @@ class PoolTarget:
 
     def badblocks(self) -> list[Extent]:
         """See `Target`."""
-        return _merged(run for run, _ in self._device.badblocks(self._whole))
+        return merged(run for run, _ in self._device.badblocks(self._whole))
 
     def ranges(self) -> list[Range]:
         """See `Target`."""
@@ -91,15 +104,42 @@ class PoolTarget:
         ]
         return sorted(recorded + [Range(run, "poison") for run in self._device.poison(self._whole)])
 
-    def inject(self, extent: Extent, *, latent: bool) -> Extent:
+    def inject(self, faults: Iterable[Fault]) -> None:
         """See `Target`."""
-        self._device.inject(extent, latent=latent)
-        return extent.widened(CACHELINE if latent else SECTOR)
+        plan = list(faults)
+        for fault in plan:
+            check_bounds(fault.extent, self._device.size, self.name)
+        for fault in plan:
+            if fault.kind is FaultKind.ONCE:
+                self._device.inject_once(fault.extent)
+            else:
+                self._device.inject(fault.extent, latent=fault.kind is FaultKind.LATENT)
 
     def uninject(self, extent: Extent) -> Extent:
         """See `Target`."""
         self._device.uninject(extent)
         return extent.widened(CACHELINE)
+
+    def scrub(self, extent: Extent | None) -> Iterator[Extent]:
+        """See `Target`."""
+        return self._device.scrub(self._whole if extent is None else extent)
+
+    def status(self) -> dict[str, object]:
+        """See `Target`."""
+        header = self._device.pool.header
+        lengths = Counter[str]()
+        for found in self.ranges():
+            lengths[found.kind] += found.extent.length
+        return {
+            "device": self.name,
+            "size": self._device.size,
+            "mounted": None,
+            "medium": header.medium.value,
+            "durability": header.durability.value,
+            "recorded": lengths["recorded"] + lengths["lost"],
+            "lost": lengths["lost"],
+            "poison": lengths["poison"],
+        }
 
     def close(self) -> None:
         """See `Target`."""
@@ -126,16 +166,23 @@ class MountTarget:
             found.append(Range(Extent(int(offset), int(length)), kind))
         return found
 
-    def inject(self, extent: Extent, *, latent: bool) -> Extent:
+    def inject(self, faults: Iterable[Fault]) -> None:
         """See `Target`."""
-        check_bounds(extent, self._size, self.name)
-        if latent:
-            lines = extent.widened(CACHELINE)
-            self._write("poison", f"{lines.offset} {lines.length}\n")
-            return lines
-        sectors = extent.widened(SECTOR)
-        self._write("badblocks", format_badblocks([sectors]))
-        return sectors
+        recorded: list[Extent] = []
+        poison: list[str] = []
+        for fault in faults:
+            check_bounds(fault.extent, self._size, self.name)
+            if fault.kind is FaultKind.UNTIL_WRITTEN:
+                recorded.append(fault.extent)
+            else:
+                once = " once" if fault.kind is FaultKind.ONCE else ""
+                poison.append(f"{fault.extent.offset} {fault.extent.length}{once}\n")
+        for name, lines in (
+            ("badblocks", format_badblocks(recorded).splitlines(keepends=True)),
+            ("poison", poison),
+        ):
+            for start in range(0, len(lines), _LINES_A_WRITE):
+                self._write(name, "".join(lines[start : start + _LINES_A_WRITE]))
 
     def uninject(self, extent: Extent) -> Extent:
         """See `Target`."""
@@ -143,6 +190,30 @@ class MountTarget:
         lines = extent.widened(CACHELINE)
         self._write("poison", f"-{lines.offset} {lines.length}\n")
         return lines
+
+    def scrub(self, extent: Extent | None) -> Iterator[Extent]:
+        """See `Target`."""
+        whole = Extent(0, self._size) if extent is None else extent
+        check_bounds(whole, self._size, self.name)
+        self._write("scrub", f"{whole.offset} {whole.length}\n")
+        done = 0
+        with open(self._control / "scrub", "rb", buffering=0) as file:
+            poll = select.poll()
+            poll.register(file, select.POLLPRI)
+            while True:
+                is_running = b"+" in os.pread(file.fileno(), 64, 0)
+                scrub = self.status()["scrub"]
+                now = scrub["scrubbed"] if isinstance(scrub, dict) and is_running else whole.length
+                yield Extent(whole.offset + done, now - done)
+                done = now
+                if not is_running:
+                    return
+                poll.poll(_PROGRESS_MS)
+
+    def status(self) -> dict[str, object]:
+        """See `Target`."""
+        document: dict[str, object] = json.loads("\n".join(self._lines("status")))
+        return {"mounted": str(self._control.parent), **document}
 
     def close(self) -> None:
         """Nothing is held."""
@@ -164,13 +235,3 @@ def _daxmend_mount_of(path: Path) -> Path | None:
     """The mount point that holds `path`, if that is a daxmend mount."""
     found = find_mount_of(path)
     return Path(found.mount_point) if found and found.fstype == _FILE_SYSTEM_TYPE else None
-
-
-def _merged(extents: Iterator[Extent]) -> list[Extent]:
-    merged: list[Extent] = []
-    for extent in extents:
-        if merged and merged[-1].end == extent.offset:
-            merged[-1] = Extent.between(merged[-1].offset, extent.end)
-        else:
-            merged.append(extent)
-    return merged

@@ -63,7 +63,7 @@ class CrashBacking(Backing):
 
     def store(self, offset: int, data: Buffer) -> None:
         self._reach_point()
-        for line in _lines(offset, len(memoryview(data))):
+        for line in _lines(offset, memoryview(data).nbytes):
             if line not in self._before:
                 self._before[line] = bytes(self.memory[line : line + CACHELINE])
             self._flushed.discard(line)
@@ -72,7 +72,7 @@ class CrashBacking(Backing):
     def poke(self, offset: int, data: Buffer) -> None:
         if self.is_down:
             raise PowerLoss
-        for line in _lines(offset, len(memoryview(data))):
+        for line in _lines(offset, memoryview(data).nbytes):
             self._before.pop(line, None)
         super().store(offset, data)
 

@@ -1,0 +1,155 @@
+"""The control directory's files of text: what reading one says, what a line written to it does.
+
+badblocks   the record, `SECTOR COUNT` a line (R9); write the same to add; poll for change
+poison      `OFFSET LENGTH` a line, in bytes; write the same to make latent poison, with `once`
+            behind it to let one access fail, `-OFFSET LENGTH` to take poison away (R2)
+ranges      `OFFSET LENGTH poison|recorded|lost OWNER` a line
+scrub       `N` idle, `N+` running; write `1` or `OFFSET LENGTH` to start one; poll for its end
+status      JSON
+metrics     Prometheus text
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import stat
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from daxmend.dax.api import DaxDevice, FaultInjection, SectorState
+from daxmend.errors import UsageError
+from daxmend.events import (
+    Event,
+    FaultInjected,
+    PoisonConsumed,
+    PoisonFound,
+    RecoveryDone,
+    RecoveryRefused,
+    ScrubDone,
+)
+from daxmend.extent import Extent, check_bounds, format_badblocks, merged, parse_badblocks_line
+from daxmend.faults import FaultKind
+from daxmend.mounts.scrub import Scrubber
+from daxmend.mounts.status import Status
+
+_RANGE = re.compile(r"([0-9]{1,19})\s+([0-9]{1,19})")  # as many digits as an offset can have
+
+Action = Callable[[], Extent | None]
+
+
+class ControlFile(NamedTuple):
+    """A file of text. `parse` turns a line into an action, raising `UsageError`.
+
+    An action returns the device bytes whose content it changed, if any. `is_changed_by` says which
+    events those who poll the file wait for.
+    """
+
+    name: bytes
+    read: Callable[[], str]
+    parse: Callable[[str], Action] | None = None
+    is_changed_by: Callable[[Event], bool] = lambda event: False
+
+    @property
+    def mode(self) -> int:
+        """Type and permissions: the mount's owner (and root) only."""
+        return stat.S_IFREG | (0o600 if self.parse else 0o400)
+
+
+class DeviceFiles:
+    """The files over one device; `on_scrub_end` is called on the scrub's thread."""
+
+    def __init__(
+        self, device: DaxDevice, scrubber: Scrubber, on_scrub_end: Callable[[], object]
+    ) -> None:
+        self._device = device
+        self._whole = Extent(0, device.size)
+        self._scrubber = scrubber
+        self._status = Status(device, scrubber)
+        self._on_scrub_end = on_scrub_end
+
+    def files(self) -> list[ControlFile]:
+        """All of them."""
+        return [
+            ControlFile(b"badblocks", self._read_badblocks, self._parse_badblock, _changes_record),
+            ControlFile(b"poison", self._read_poison, self._parse_poison),
+            ControlFile(b"ranges", self._read_ranges),
+            ControlFile(
+                b"scrub",
+                lambda: f"{self._scrubber.state}\n",
+                self._parse_scrub,
+                lambda event: isinstance(event, ScrubDone),
+            ),
+            ControlFile(b"status", self._read_status),
+            ControlFile(b"metrics", self._status.metrics),
+        ]
+
+    def _injectable(self) -> FaultInjection:
+        if not isinstance(self._device, FaultInjection):
+            raise OSError(errno.EOPNOTSUPP, f"{self._device.name} takes no injected faults")
+        return self._device
+
+    def _read_badblocks(self) -> str:
+        return format_badblocks(merged(run for run, _ in self._device.badblocks(self._whole)))
+
+    def _parse_badblock(self, line: str) -> Action:
+        extent = parse_badblocks_line(line)
+        check_bounds(extent, self._device.size, "badblocks")
+        return partial(_and_return, extent, partial(self._injectable().inject, extent))
+
+    def _read_poison(self) -> str:
+        poison = self._injectable().poison(self._whole)
+        return "".join(f"{run.offset} {run.length}\n" for run in poison)
+
+    def _parse_poison(self, line: str) -> Action:
+        device = self._injectable()
+        if line.startswith("-"):
+            extent = self._parse_range(line.removeprefix("-"), "poison")
+            return partial(_and_return, extent, partial(device.uninject, extent))
+        extent = self._parse_range(line.removesuffix(" once"), "poison")
+        if line.endswith(" once"):
+            return partial(_and_return, extent, partial(device.inject_once, extent))
+        return partial(_and_return, extent, partial(device.inject, extent, latent=True))
+
+    def _read_ranges(self) -> str:
+        ranges = [
+            (run, "lost" if state is SectorState.LOST else "recorded")
+            for run, state in self._device.badblocks(self._whole)
+        ]
+        if isinstance(self._device, FaultInjection):
+            ranges += [(run, "poison") for run in self._device.poison(self._whole)]
+        return "".join(f"{run.offset} {run.length} {kind} -\n" for run, kind in sorted(ranges))
+
+    def _parse_scrub(self, line: str) -> Action:
+        extent = self._whole if line == "1" else self._parse_range(line, "scrub")
+
+        def start() -> None:
+            self._scrubber.start(extent, self._on_scrub_end)
+
+        return start
+
+    def _read_status(self) -> str:
+        return json.dumps(self._status.document(), indent=2) + "\n"
+
+    def _parse_range(self, text: str, name: str) -> Extent:
+        match = _RANGE.fullmatch(text.strip())
+        if match is None:
+            raise UsageError(f"'{text}' is not an 'OFFSET LENGTH' line of two whole numbers")
+        extent = Extent(int(match[1]), int(match[2]))
+        if extent.length == 0:
+            raise UsageError(f"'{text}': a length of 0 names nothing")
+        check_bounds(extent, self._device.size, name)
+        return extent
+
+
+def _changes_record(event: Event) -> bool:
+    if isinstance(event, FaultInjected):
+        return event.kind == FaultKind.UNTIL_WRITTEN
+    return isinstance(event, PoisonConsumed | PoisonFound | RecoveryDone | RecoveryRefused)
+
+
+def _and_return(extent: Extent, work: Callable[[], object]) -> Extent:
+    work()
+    return extent

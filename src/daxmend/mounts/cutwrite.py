@@ -1,0 +1,115 @@
+"""The halves of one pwrite(2) that the kernel cut in the middle of a unit (R50).
+
+A request that ends inside a bad unit, and began at or before its first byte, may be the first half
+of a write that covers it: its tail is held, durably, and acknowledged. The adjoining write of the
+same open completes it. If anything else comes next, the hold is dropped, a warning names the unit,
+and the open reports EIO from then on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import NamedTuple
+
+from daxmend.dax.api import DaxDevice, Recovery
+from daxmend.dax.io import Write
+from daxmend.errors import MediaError
+from daxmend.events import RecoveryRefused
+from daxmend.extent import Extent
+
+
+class _Held(NamedTuple):
+    """Acknowledged bytes from a bad unit's first byte on."""
+
+    offset: int
+    data: bytes
+
+    @property
+    def extent(self) -> Extent:
+        return Extent(self.offset, len(self.data))
+
+
+class CutWrites:
+    """Joins the writes of each open of one mount; `unit` is a page, or a raw device's sector.
+
+    `write` is the loop that heals (`dax.io.write` or `write_raw`). Used on the request thread.
+    """
+
+    def __init__(self, device: DaxDevice, unit: int, write: Write) -> None:
+        self._device = device
+        self._unit = unit
+        self._write = write
+        self._held: dict[int, _Held] = {}
+        self._failed: set[int] = set()
+
+    def write(self, fh: int, offset: int, data: memoryview, recovery: Recovery) -> int:
+        """Write, completing what the open holds; returns how much of `data` was taken.
+
+        Raises `MediaError` if that is nothing.
+        """
+        held = self._held.pop(fh, None)
+        if held is not None and held.extent.end != offset:
+            self._drop(fh, held)
+            held = None
+        if held is None:
+            return self._write_from(fh, offset, data, recovery)
+        return self._complete(fh, held, data, recovery)
+
+    def _write_from(self, fh: int, offset: int, data: memoryview, recovery: Recovery) -> int:
+        try:
+            count = self._write(self._device, offset, data, recovery)
+        except MediaError:
+            if self._hold(fh, offset, data, recovery):
+                return len(data)
+            raise
+        if count < len(data) and self._hold(fh, offset + count, data[count:], recovery):
+            return len(data)
+        return count
+
+    def _complete(self, fh: int, held: _Held, data: memoryview, recovery: Recovery) -> int:
+        """Write the held bytes and `data` as one."""
+        joined = memoryview(held.data + bytes(data))
+        try:
+            count = self._write_from(fh, held.offset, joined, recovery) - len(held.data)
+        except MediaError:
+            self._drop(fh, held)
+            raise
+        if count <= 0:
+            self._drop(fh, held)
+            raise MediaError(self._device.name, held.offset, len(joined))
+        return count
+
+    def _hold(self, fh: int, offset: int, tail: memoryview, recovery: Recovery) -> bool:
+        """Keep the tail of a request if the rest of its bad unit may follow."""
+        unit = Extent(offset, 1).widened(self._unit)
+        if recovery is Recovery.NEVER or offset != unit.offset or len(tail) >= unit.length:
+            return False
+        held = _Held(offset, bytes(tail))
+        self._device.hold(held.offset, held.data)
+        self._held[fh] = held
+        return True
+
+    def _drop(self, fh: int, held: _Held) -> None:
+        self._failed.add(fh)
+        self._device.drop_hold(held.extent)
+        self._device.events.publish(
+            RecoveryRefused(
+                held.extent.widened(self._unit), "the other half of a cut write did not follow"
+            )
+        )
+
+    def sync(self, fh: int) -> None:
+        """fsync or close of an open: EIO if acknowledged bytes of it had to be dropped."""
+        held = self._held.pop(fh, None)
+        if held is not None:
+            self._drop(fh, held)
+        if fh in self._failed:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def release(self, fh: int) -> None:
+        """The open has gone."""
+        held = self._held.pop(fh, None)
+        if held is not None:
+            self._drop(fh, held)
+        self._failed.discard(fh)
