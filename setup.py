@@ -8,10 +8,11 @@ setup(
             "daxmend._native._core",
             sources=[
                 "src/daxmend/_native/_core.c",
+                "src/daxmend/_native/digest.c",
                 "src/daxmend/_native/move.c",
                 "src/daxmend/_native/trap.c",
             ],
-            depends=["src/daxmend/_native/move.h", "src/daxmend/_native/trap.h"],
+            depends=[f"src/daxmend/_native/{name}.h" for name in ("digest", "move", "trap")],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             extra_compile_args=["-std=c11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
             py_limited_api=True,

@@ -20,9 +20,15 @@ from daxmend._native._core import (
 )
 from daxmend._native.fault import MemoryFault
 
+try:
+    from daxmend._native._core import digest
+except ImportError:  # built where <xxhash.h> was not
+    from daxmend._native.fallback import digest
+
 __all__ = [
     "MemoryFault",
     "address_of",
+    "digest",
     "fence",
     "flush",
     "forget_segv",

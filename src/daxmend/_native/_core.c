@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "digest.h"
 #include "move.h"
 #include "trap.h"
 
@@ -258,6 +259,31 @@ static PyObject *flush(PyObject *module, PyObject *const *args, Py_ssize_t count
     return done ? Py_NewRef(Py_None) : NULL;
 }
 
+#ifdef HAS_DIGEST
+static PyObject *digest(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    struct span memory;
+    Py_ssize_t length, grain;
+    if (!has_count("digest", count, 4) || !as_size(args[2], &length) || !as_size(args[3], &grain))
+        return NULL;
+    if (grain <= 0 || length % grain != 0)
+        return PyErr_Format(PyExc_ValueError, "%zd bytes are not units of %zd", length, grain);
+    if (!open_span(&memory, args[0], args[1], length, PyBUF_SIMPLE))
+        return NULL;
+    PyObject *digests = PyBytes_FromStringAndSize(NULL, length / grain * 8);
+    if (digests != NULL) {
+        struct move move = {.run = digest_units, .target = memory.start, .length = memory.length};
+        digest_into((uint64_t *)PyBytes_AsString(digests), memory.start, (size_t)grain);
+        if (!run(&move)) {
+            raise_fault(module, &move, NULL);
+            Py_CLEAR(digests);
+        }
+    }
+    close_span(&memory);
+    return digests;
+}
+#endif
+
 static PyObject *fence(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
@@ -403,6 +429,9 @@ static PyMethodDef methods[] = {
     FAST("write_flush", write_flush),
     FAST("store_line", store_line),
     FAST("flush", flush),
+#ifdef HAS_DIGEST
+    FAST("digest", digest),
+#endif
     {"fence", fence, METH_NOARGS, NULL},
     {"install", install, METH_NOARGS, NULL},
     {"userfaultfd", open_userfaultfd, METH_O, NULL},

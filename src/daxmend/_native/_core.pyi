@@ -64,6 +64,13 @@ def flush(memory: Buffer, offset: int, length: int, /) -> None:
     Not ordered: `fence()` says when it is done. Elsewhere than on x86-64 only a full fence.
     """
 
+def digest(memory: Buffer, offset: int, length: int, grain: int, /) -> bytes:
+    """The XXH3-64 of each `grain` bytes of the range, 8 bytes each in the machine's order; guarded.
+
+    `length` is a multiple of `grain` (`ValueError`). Raises `MemoryFault`. Only there if the core
+    was built with <xxhash.h>; `daxmend._native.digest` is always there.
+    """
+
 def fence() -> None:
     """Orders this thread's flushes and stores before it against those after it (sfence)."""
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from daxmend import _native
 from daxmend.errors import MediaError, TruncatedError
 from daxmend.extent import Extent
+from daxmend.media.checksum import checksum_units
 from daxmend.units import KIB
 
 if TYPE_CHECKING:
@@ -69,6 +70,13 @@ class Backing:
             raise self.explain(
                 offset + fault.done, memoryview(target).nbytes - fault.done
             ) from None
+
+    def checksum(self, offset: int, length: int, grain: int) -> bytes:
+        """The checksums of the units of `grain` bytes in the range."""
+        try:
+            return checksum_units(self.memory, grain, offset, length)
+        except _native.MemoryFault as fault:
+            raise self.explain(offset + fault.done, length - fault.done) from None
 
     def store(self, offset: int, data: Buffer) -> None:
         """Write `data` at `offset`; durable after `flush` of the range and a `fence`."""

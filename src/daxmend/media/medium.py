@@ -102,6 +102,12 @@ class Medium:
         start = self._base + offset
         return self._memory[start : start + length]
 
+    def checksum(self, offset: int, length: int, grain: int) -> bytes:
+        """The checksums of the units of `grain` bytes in the range; raises like `load`."""
+        with self.lock:
+            self._find_gap(offset, length)
+            return self._backing.checksum(self._base + offset, length, grain)
+
     def _find_gap(self, offset: int, length: int) -> None:
         """Find the clean gap that holds the range, or fail as a load of the medium would."""
         extent = Extent(offset, length)

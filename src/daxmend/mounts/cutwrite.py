@@ -3,7 +3,8 @@
 A request that ends inside a bad unit, and began at or before its first byte, may be the first half
 of a write that covers it: its tail is held, durably, and acknowledged. The adjoining write of the
 same open completes it. If anything else comes next, the hold is dropped, a warning names the unit,
-and the open reports EIO from then on.
+and the open reports EIO from then on. A unit that somebody else heals meanwhile holds newer data:
+the half is then as good as written, and overwritten.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 from daxmend.dax.api import DaxDevice, Recovery
 from daxmend.dax.io import Write
 from daxmend.errors import MediaError
-from daxmend.events import RecoveryRefused
+from daxmend.events import Event, RecoveryDone, RecoveryRefused, ZeroinitDone
 from daxmend.extent import Extent
 
 
@@ -42,6 +43,14 @@ class CutWrites:
         self._write = write
         self._held: dict[int, _Held] = {}
         self._failed: set[int] = set()
+        device.events.subscribe(self._on_event)
+
+    def _on_event(self, event: Event) -> None:
+        """Whoever healed a unit wrote all of it: an earlier half must not come back over that."""
+        if isinstance(event, (RecoveryDone, ZeroinitDone)):
+            for fh, held in list(self._held.items()):
+                if held.extent.overlaps(event.extent):
+                    del self._held[fh]
 
     def write(self, fh: int, offset: int, data: memoryview, recovery: Recovery) -> int:
         """Write, completing what the open holds; returns how much of `data` was taken.

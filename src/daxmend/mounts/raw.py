@@ -250,7 +250,8 @@ class RawMount(Handler):
         count = 0
         try:
             if write_flags & FUSE_WRITE_CACHE:  # on a file handle that the kernel guessed
-                count = io.write_raw(self._device, offset, data, Recovery.NEVER)
+                self._write_back(offset, data)
+                count = len(data)
             else:
                 count = self._cut_writes.write(fh, offset, data, self._options.recovery)
                 if self._options.verify_writes:
@@ -259,6 +260,22 @@ class RawMount(Handler):
             if count < len(data):  # the page cache may hold what the device refused
                 self._invalidate(Extent(offset + count, len(data) - count))
         return count
+
+    def _write_back(self, offset: int, data: memoryview) -> None:
+        """Store what mappings dirtied; bad pages are refused (R27), the others stored.
+
+        The kernel takes a short count here for success and drops the rest: it is all or an error.
+        """
+        refused: MediaError | None = None
+        done = 0
+        while done < len(data):
+            try:
+                done += io.write_raw(self._device, offset + done, data[done:], Recovery.NEVER)
+            except MediaError as error:
+                refused = error
+                done += PAGE - (offset + done) % PAGE
+        if refused is not None:
+            raise refused
 
     def _verify(self, extent: Extent, data: memoryview) -> None:
         """Read back what was written: latent poison under it shows itself now (R5, R45)."""

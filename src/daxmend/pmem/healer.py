@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from xxhash import xxh3_64_intdigest
-
 from daxmend.errors import PoisonError
 from daxmend.events import EventHub, IntentReplayed, RecoveryDone, RecoveryRefused
 from daxmend.extent import Extent, ExtentSet
+from daxmend.media.checksum import CHECKSUM_LENGTH, checksum_units
 from daxmend.media.medium import Medium
-from daxmend.pmem.intent import Intent, Request, units_of
+from daxmend.pmem.intent import Intent, Request
 from daxmend.pmem.record import Record
 from daxmend.units import CACHELINE, MIB, SECTOR, align_down
 
 MAX_INTENT = 64 * MIB  # bytes of data under one intent, so that intents stay small
+
+_NOTHING_GOOD = bytes(CHECKSUM_LENGTH)
 
 
 class Healer:
@@ -72,7 +73,7 @@ class Healer:
 
     def _heal(self, request: Request, runs: tuple[Extent, ...]) -> int:
         """Heal `runs` in one operation; returns the offset of the first byte not proven good."""
-        before = tuple(self._digest_before(unit) for unit in units_of(runs, request.grain))
+        before = b"".join(self._checksums_before(run, request.grain) for run in runs)
         intent = Intent.to_write(self._record.next_id(), request, runs, before)
         self._record.begin(intent)
         self._fence()
@@ -94,11 +95,18 @@ class Healer:
             self._changed(request.extent)
         return end
 
-    def _digest_before(self, unit: Extent) -> int:
-        """What tells an untouched bad unit from a half-cleared one; 0 if it holds nothing good."""
+    def _checksums_before(self, run: Extent, grain: int) -> bytes:
+        if self._record.badblocks.recorded.covers(run):
+            return _NOTHING_GOOD * (run.length // grain)
+        return b"".join(
+            self._checksum_before(Extent(at, grain)) for at in range(run.offset, run.end, grain)
+        )
+
+    def _checksum_before(self, unit: Extent) -> bytes:
+        """What tells an untouched bad unit from a half-cleared one."""
         if self._record.badblocks.recorded.covers(unit):
-            return 0
-        return xxh3_64_intdigest(self.salvage(unit)[0]) | 1  # never 0
+            return _NOTHING_GOOD
+        return checksum_units(self.salvage(unit)[0], unit.length)
 
     def _clear(self, runs: tuple[Extent, ...], cleared: list[Extent], request: Request) -> int:
         """Clear the medium, noting what it says; the first refused unit, or the end (R21)."""
@@ -111,14 +119,17 @@ class Healer:
 
     def _verify(self, intent: Intent, end: int) -> int:
         """Read back: the first unit before `end` that is not as it should be, else `end` (R21)."""
-        for unit, checksum, _ in intent.units():
-            if unit.offset >= end or not self._holds(unit, checksum):
-                return min(unit.offset, end)
+        for run, checksums, _ in intent.parts():
+            if run.end <= end and self._holds(run, checksums, intent.grain):
+                continue
+            for unit, checksum, _ in intent.units():
+                if unit.offset >= end or not self._holds(unit, checksum, intent.grain):
+                    return min(unit.offset, end)
         return end
 
-    def _holds(self, unit: Extent, checksum: int) -> bool:
+    def _holds(self, extent: Extent, checksums: bytes, grain: int) -> bool:
         try:
-            return xxh3_64_intdigest(self._medium.view(*unit)) == checksum
+            return self._medium.checksum(*extent, grain) == checksums
         except PoisonError:
             return False
 
@@ -154,12 +165,12 @@ class Healer:
             for run in extents:
                 self._events.publish(IntentReplayed(run, outcome))
 
-    def _outcome(self, unit: Extent, checksum: int, before: int) -> str:
-        if self._holds(unit, checksum):
+    def _outcome(self, unit: Extent, checksum: bytes, before: bytes) -> str:
+        if self._holds(unit, checksum, unit.length):
             return "complete"
         if not self._medium.has_poison(unit):
             return "lost"
-        is_untouched = before == 0 or before == xxh3_64_intdigest(self.salvage(unit)[0]) | 1
+        is_untouched = before in (_NOTHING_GOOD, checksum_units(self.salvage(unit)[0], unit.length))
         return "bad" if is_untouched else "lost"
 
     # -- what can be read ------------------------------------------------------------------

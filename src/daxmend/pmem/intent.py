@@ -5,16 +5,14 @@ become, and the good bytes among them that must survive (`kept`).
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple, Self
 
-from xxhash import xxh3_64_intdigest
-
 from daxmend.extent import Extent
+from daxmend.media.checksum import CHECKSUM_LENGTH, checksum_units
 
 _HEAD = struct.Struct("<QIIII")  # id, grain, runs, kept, reserved
 _PAIR = struct.Struct("<QQ")  # offset, length
-_CHECKSUM = struct.Struct("<Q")
 
 
 class Request(NamedTuple):
@@ -55,26 +53,24 @@ class Kept(NamedTuple):
 class Intent(NamedTuple):
     """One recovery. `runs` are aligned to `grain`, ascending.
 
-    For each unit, `checksums` says what it will hold; `before` what its good bytes held, with zeros
-    for the poisoned lines, or 0 if nothing in it was good: so an untouched unit is told from one
-    that the medium has cleared in part.
+    For each unit, 8 bytes of `checksums` say what it will hold, and 8 of `before` what its good
+    bytes held, with zeros for the poisoned lines, or 0 if nothing in it was good: so an untouched
+    unit is told from one that the medium has cleared in part.
     """
 
     id: int
     grain: int
     runs: tuple[Extent, ...]
-    checksums: tuple[int, ...]
-    before: tuple[int, ...]
+    checksums: bytes
+    before: bytes
     kept: tuple[Kept, ...] = ()
 
     @classmethod
     def to_write(
-        cls, intent_id: int, request: Request, runs: tuple[Extent, ...], before: tuple[int, ...]
+        cls, intent_id: int, request: Request, runs: tuple[Extent, ...], before: bytes
     ) -> Self:
         """The intent to make `runs` hold their part of the request's data, keeping its `keep`."""
-        checksums = tuple(
-            xxh3_64_intdigest(request.part(unit)) for unit in units_of(runs, request.grain)
-        )
+        checksums = b"".join(checksum_units(request.part(run), request.grain) for run in runs)
         kept = tuple(
             Kept(part, bytes(request.part(part)))
             for part in (wanted.intersection(run) for wanted in request.keep for run in runs)
@@ -82,9 +78,21 @@ class Intent(NamedTuple):
         )
         return cls(intent_id, request.grain, runs, checksums, before, kept)
 
-    def units(self) -> Iterator[tuple[Extent, int, int]]:
+    def parts(self) -> Iterator[tuple[Extent, bytes, bytes]]:
+        """Each run with its part of `checksums` and of `before`."""
+        position = 0
+        for run in self.runs:
+            length = run.length // self.grain * CHECKSUM_LENGTH
+            part = slice(position, position + length)
+            yield run, self.checksums[part], self.before[part]
+            position += length
+
+    def units(self) -> Iterator[tuple[Extent, bytes, bytes]]:
         """Each unit with its checksum and what `before` says of it."""
-        return zip(units_of(self.runs, self.grain), self.checksums, self.before, strict=True)
+        for run, checksums, before in self.parts():
+            for index, at in enumerate(range(run.offset, run.end, self.grain)):
+                part = slice(index * CHECKSUM_LENGTH, (index + 1) * CHECKSUM_LENGTH)
+                yield Extent(at, self.grain), checksums[part], before[part]
 
     def pack(self) -> bytes:
         """As it stands in the record journal."""
@@ -93,8 +101,8 @@ class Intent(NamedTuple):
                 _HEAD.pack(self.id, self.grain, len(self.runs), len(self.kept), 0),
                 *(_PAIR.pack(*run) for run in self.runs),
                 *(_PAIR.pack(*kept.extent) for kept in self.kept),
-                struct.pack(f"<{len(self.checksums)}Q", *self.checksums),
-                struct.pack(f"<{len(self.before)}Q", *self.before),
+                self.checksums,
+                self.before,
                 *(kept.data for kept in self.kept),
             )
         )
@@ -109,20 +117,15 @@ class Intent(NamedTuple):
             pairs.append(Extent(*_PAIR.unpack_from(payload, position)))
             position += _PAIR.size
         runs, kept_extents = tuple(pairs[:run_count]), pairs[run_count:]
-        units = sum(run.length for run in runs) // grain
-        checksums = struct.unpack_from(f"<{units}Q", payload, position)
-        before = struct.unpack_from(f"<{units}Q", payload, position + units * _CHECKSUM.size)
-        position += 2 * units * _CHECKSUM.size
+        length = sum(run.length for run in runs) // grain * CHECKSUM_LENGTH
+        checksums = payload[position : position + length]
+        before = payload[position + length : position + 2 * length]
+        position += 2 * length
         kept = []
         for extent in kept_extents:
             kept.append(Kept(extent, payload[position : position + extent.length]))
             position += extent.length
         return cls(intent_id, grain, runs, checksums, before, tuple(kept))
-
-
-def units_of(runs: Iterable[Extent], grain: int) -> Iterator[Extent]:
-    """The units of runs that are aligned to `grain`."""
-    return (Extent(at, grain) for run in runs for at in range(run.offset, run.end, grain))
 
 
 def unpack_id(payload: bytes) -> int:

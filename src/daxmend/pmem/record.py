@@ -88,7 +88,7 @@ class Record:
         """Hold good bytes, all of them in lost sectors, until those are rewritten (R18)."""
         pieces = tuple(kept)
         if pieces:
-            self._append(_KEPT, Intent(0, SECTOR, (), (), (), pieces).pack())
+            self._append(_KEPT, Intent(0, SECTOR, (), b"", b"", pieces).pack())
             self._keep(pieces)
 
     def drop_kept(self, extent: Extent) -> None:
@@ -158,7 +158,7 @@ class Record:
         for intent in self.intents.values():
             yield Entry(_INTENT, intent.pack())
         if self.kept:
-            yield Entry(_KEPT, Intent(0, SECTOR, (), (), (), tuple(self.kept)).pack())
+            yield Entry(_KEPT, Intent(0, SECTOR, (), b"", b"", tuple(self.kept)).pack())
 
     def states(self, within: Extent) -> Iterator[tuple[Extent, SectorState]]:
         """The record inside the range."""
