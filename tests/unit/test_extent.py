@@ -99,7 +99,20 @@ def test_a_record_line_is_sector_and_count(line: str, extent: Extent) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["", "8", "8 1 2", "-8 1", "8 -1", "8 0", "x 1", "8,1", "0x8 1", "\u0663 1", "\u00b2 1", "8.0 1"]
+    [
+        "",
+        "8",
+        "8 1 2",
+        "-8 1",
+        "8 -1",
+        "8 0",
+        "x 1",
+        "8,1",
+        "0x8 1",
+        "\u0663 1",
+        "\u00b2 1",
+        "8.0 1",
+    ]
     + [f"{MAX_OFFSET // SECTOR} 1", f"0 {MAX_OFFSET // SECTOR + 1}", "9" * 5000 + " 1"],
 )
 def test_any_other_line_is_refused_by_its_text(line: str) -> None:

@@ -205,6 +205,8 @@ def _zero(device: DaxDevice, extent: Extent, unit: int) -> None:
     for edge in edges:
         _check_edge(device, edge, unit)
     whole = Extent.between(head.end, tail.offset)
+    for _ in device.scrub(whole):  # latent poison goes too, and only what is known can be cleared
+        pass
     if unit == PAGE:
         done = device.zeroinit(whole) if whole.length else 0
     else:

@@ -37,6 +37,10 @@ def _enosys() -> OSError:
 class Handler:
     """Answers every operation with ENOSYS; a file system overrides what it has."""
 
+    truncates_on_open: ClassVar[bool] = True
+    """Whether `open` does O_TRUNC itself. Without it the kernel asks by SETATTR with size 0, and
+    believes the size that the answer gives: right for what cannot be truncated."""
+
     kills_suidgid: ClassVar[bool] = False
     """Whether this handler takes over FUSE_HANDLE_KILLPRIV_V2: it clears suid, sgid and the xattr
     `security.capability` on a chown always, on a truncation with FATTR_KILL_SUIDGID or

@@ -13,7 +13,6 @@ MAX_WRITE: Final = MAX_PAGES * 4096
 # them may be answered short), EXPORT_SUPPORT, SPLICE_*.
 _WANTED: Final = (
     p.FUSE_ASYNC_READ
-    | p.FUSE_ATOMIC_O_TRUNC
     | p.FUSE_BIG_WRITES
     | p.FUSE_PARALLEL_DIROPS
     | p.FUSE_MAX_PAGES
@@ -46,6 +45,8 @@ def wanted_flags(handler: Handler, passthrough: bool) -> int:
     flags = _WANTED
     if type(handler).readdirplus is not Handler.readdirplus:
         flags |= p.FUSE_DO_READDIRPLUS | p.FUSE_READDIRPLUS_AUTO
+    if handler.truncates_on_open:
+        flags |= p.FUSE_ATOMIC_O_TRUNC
     if handler.kills_suidgid:
         flags |= p.FUSE_HANDLE_KILLPRIV_V2
     if passthrough:

@@ -33,6 +33,7 @@ _ENTRY_MAGIC = 0x454A4D44  # "DMJE"
 # magic, kind, version, sequence, durable_sequence, length, reserved, checksum
 _ENTRY = struct.Struct("<IHHQQIIQ")
 _ENTRY_BODY = struct.Struct("<IHHQQII")
+_SEAL = 0  # the journal's own kind: it holds nothing, and says that all before it is durable
 _ALIGN = 8
 _SCAN_CHUNK = MIB
 _COMPACT_ABOVE = MIB  # bytes appended before a compaction pays
@@ -95,6 +96,7 @@ class Journal:
         self._damaged_slots: list[tuple[int, int, _Slot]] = []  # copy, position, the good one
         self._stale_copies: list[int] = []
         self._is_tail_torn = False
+        self._is_sealed = False
 
     # -- writing ---------------------------------------------------------------------------
 
@@ -119,16 +121,29 @@ class Journal:
             for area in self._areas:
                 self._store(area.offset + self._end, data)
         except OSError:
-            with contextlib.suppress(OSError):  # no copy may prove what the caller was refused
-                self._store(self._areas[0].offset + self._end, bytes(_ENTRY.size))
+            for area in self._areas:  # no copy may prove what the caller is refused
+                with contextlib.suppress(OSError):
+                    self._store(area.offset + self._end, bytes(_ENTRY.size))
             raise
         self._sequence += 1
         self._end += length
+        self._is_sealed = kind == _SEAL
 
     def fence(self) -> None:
         """Everything appended so far is durable on return."""
         self._backing.fence()
         self._durable = self._sequence
+
+    def seal(self) -> None:
+        """At the end of a life: say durably that everything is durable.
+
+        Without it, entries behind the last fence but one that are damaged in both copies would look
+        like appends that no fence covered.
+        """
+        if not self._is_sealed:
+            self.fence()
+            self.append(_SEAL, b"")
+            self.fence()
 
     def compact(self) -> None:
         """Rewrite both copies as a snapshot of the owner's state; durable on return."""
@@ -154,6 +169,7 @@ class Journal:
             # From the first copy on, a restart reads this generation, whatever the other becomes.
             self._generation, self._snapshot_end, self._end = generation, end, end
             self._sequence = self._durable = sequence
+            self._is_sealed = True  # by the snapshot's checksum
 
     def _store(self, offset: int, data: bytes | bytearray) -> None:
         self._backing.store(offset, data)
@@ -241,6 +257,7 @@ class Journal:
         """
         entries: list[Entry] = []
         position, self._sequence = HEADER_LENGTH, 0
+        self._is_sealed = self._snapshot_end == HEADER_LENGTH
         self._damaged_slots, self._is_tail_torn = [], False
         while True:
             found = [self._read_slot(copy, position) for copy in (0, 1)]
@@ -250,7 +267,9 @@ class Journal:
             for copy in (copy for copy in current if found[copy] is None):
                 self._damaged_slots.append((copy, position, slot))
                 self.repairs.append(Repair(copy, f"entry {slot.sequence} damaged"))
-            entries.append(Entry(slot.kind, slot.payload))
+            self._is_sealed = slot.kind == _SEAL or slot.end == self._snapshot_end
+            if slot.kind != _SEAL:
+                entries.append(Entry(slot.kind, slot.payload))
             position, self._sequence = slot.end, slot.sequence
         self._check_end(position)
         self._end, self._durable = position, self._sequence

@@ -206,6 +206,10 @@ class Medium:
         """True if a scrub of the range would find something."""
         return self._poison.overlaps(extent)
 
+    def is_poisoned(self, extent: Extent) -> bool:
+        """True if no line of the range can be read."""
+        return self._poison.covers(extent)
+
     def inject(self, extents: Iterable[Extent]) -> None:
         """Poison the lines that the extents touch and overwrite them (R2); durable on return."""
         lines = [extent.widened(CACHELINE) for extent in extents]
@@ -258,6 +262,10 @@ class Medium:
         for kind, lines in ((_POISONED, self._poison), (_ONCE, self._once)):
             for payload in pack_snapshot(lines):
                 yield Entry(kind, payload)
+
+    def close(self) -> None:
+        """Let go of the pool's mapping, so that it can end; loads then raise `ValueError`."""
+        self._memory.release()
 
     # -- memory for callers ----------------------------------------------------------------
 

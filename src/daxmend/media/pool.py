@@ -115,19 +115,24 @@ class Pool:
         self.repairs = repairs
         self.is_writable = backing.is_writable
 
+    @property
+    def is_open(self) -> bool:
+        """Whether `close` has not been called yet."""
+        return self.backing.fd >= 0
+
     def set_owner(self, mountpoint: str = "") -> None:
         """Write who has the pool open, for those who find it locked; as durable as the lock."""
         _write_owner(self.backing.fd, mountpoint)
 
     def close(self) -> None:
         """Make everything durable and give the lock back."""
-        fd = self.backing.fd
-        if fd < 0:
+        if not self.is_open:
             return
         try:
             self.backing.fence()
         finally:
-            fcntl.flock(fd, fcntl.LOCK_UN)  # closing is not enough: the mapping has a duplicate
+            # Closing is not enough: the mapping has a duplicate of the descriptor.
+            fcntl.flock(self.backing.fd, fcntl.LOCK_UN)
             self.backing.close()
 
 

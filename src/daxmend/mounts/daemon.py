@@ -73,7 +73,7 @@ def serve(
         fd = mount(mountpoint, fsname=str(pool.absolute()), subtype=SUBTYPE)
         session = Session(fd, handler)
         device.pool.set_owner(str(mountpoint.absolute()))
-        with _stopped_by_signals(session, mountpoint):
+        with _stopped_by_signals(session, handler, mountpoint):
             try:
                 session.run()
             finally:
@@ -129,25 +129,26 @@ def _detach(log: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals(session: Session, mountpoint: Path) -> Iterator[None]:
+def _stopped_by_signals(session: Session, handler: RawMount, mountpoint: Path) -> Iterator[None]:
     """SIGTERM and SIGINT end the session in good order."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        Thread(target=_unmount_or_stop, args=(session, mountpoint), daemon=True).start()
+        Thread(target=_unmount_or_stop, args=(session, handler, mountpoint), daemon=True).start()
 
     before = {number: signal.signal(number, stop) for number in _SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, action in before.items():
+            signal.signal(number, action)
 
 
-def _unmount_or_stop(session: Session, mountpoint: Path) -> None:
-    """Unmount, which lets the kernel write back what is dirty; a mount in use is left at once."""
+def _unmount_or_stop(session: Session, handler: RawMount, mountpoint: Path) -> None:
+    """Unmount; a mount in use is left as soon as what mappings dirtied is written back."""
     try:
         unmount(mountpoint)
     except DaxmendError:
+        handler.write_back()
         session.stop()
 
 

@@ -23,6 +23,7 @@ from daxmend.events import (
     PoisonConsumed,
     PoisonFound,
     RecoveryDone,
+    RecoveryRefused,
     ZeroinitDone,
 )
 from daxmend.extent import Extent
@@ -42,6 +43,7 @@ from daxmend.fuse import (
     SetAttr,
 )
 from daxmend.fuse.protocol import (
+    FATTR_FH,
     FATTR_GID,
     FATTR_MODE,
     FATTR_SIZE,
@@ -99,6 +101,8 @@ _DEFAULTS = MountOptions()
 class RawMount(Handler):
     """`device` and `.daxmend` over one `DaxDevice`; the mount's owner owns both."""
 
+    truncates_on_open = False
+
     def __init__(
         self,
         device: DaxDevice,
@@ -111,6 +115,8 @@ class RawMount(Handler):
         self._options = options
         self._is_direct = options.open_mode is OpenMode.DIRECT
         self._next_fh = 0
+        self._writers: set[int] = set()  # opens that can be mapped to write
+        self._lost_stores: set[int] = set()  # those whose next fsync or close says EIO (R27)
         self._cut_writes = CutWrites(device, SECTOR, io.write_raw)
         self._owner = (os.getuid(), os.getgid())
         self._device_mode = stat.S_IFREG | 0o600
@@ -168,10 +174,14 @@ class RawMount(Handler):
         return Attr(nodeid, size, blocks, *times, mode, nlink, uid, gid)
 
     def setattr(self, caller: Caller, nodeid: int, change: SetAttr) -> AttrOut:
-        """Mode and owner of `device` while it is mounted; its size is fixed."""
+        """Mode and owner of `device` while it is mounted; its size is fixed, O_TRUNC is ignored."""
+        is_truncation = bool(change.valid & FATTR_SIZE)
+        is_o_trunc = is_truncation and change.size == 0 and not change.valid & FATTR_FH
         if nodeid != DEVICE_NODEID:
+            if is_o_trunc:
+                return AttrOut(self._attr(nodeid))
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-        if change.valid & FATTR_SIZE and change.size != self._device.size:
+        if is_truncation and not is_o_trunc and change.size != self._device.size:
             raise OSError(errno.EINVAL, "a device cannot be truncated")
         if change.valid & FATTR_MODE:
             self._device_mode = stat.S_IFREG | stat.S_IMODE(change.mode)
@@ -210,9 +220,10 @@ class RawMount(Handler):
     # -- open files ------------------------------------------------------------------------
 
     def open(self, caller: Caller, nodeid: int, flags: int, open_flags: int) -> Opened:
-        """O_TRUNC on `device` is ignored, as a block device does."""
         if nodeid == DEVICE_NODEID:
             self._next_fh += 1
+            if flags & os.O_ACCMODE != os.O_RDONLY:
+                self._writers.add(self._next_fh)
             return Opened(self._next_fh, FOPEN_DIRECT_IO if self._is_direct else 0)
         return self._control.open(nodeid)
 
@@ -247,35 +258,40 @@ class RawMount(Handler):
         if room <= 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         data = data[:room]
+        if write_flags & FUSE_WRITE_CACHE:  # on a file handle that the kernel guessed
+            self._write_back(offset, data)
+            return len(data)
         count = 0
         try:
-            if write_flags & FUSE_WRITE_CACHE:  # on a file handle that the kernel guessed
-                self._write_back(offset, data)
-                count = len(data)
-            else:
-                count = self._cut_writes.write(fh, offset, data, self._options.recovery)
-                if self._options.verify_writes:
-                    self._verify(Extent(offset, count), data)
+            count = self._cut_writes.write(fh, offset, data, self._options.recovery)
+            if self._options.verify_writes:
+                self._verify(Extent(offset, count), data)
         finally:
             if count < len(data):  # the page cache may hold what the device refused
                 self._invalidate(Extent(offset + count, len(data) - count))
         return count
 
     def _write_back(self, offset: int, data: memoryview) -> None:
-        """Store what mappings dirtied; bad pages are refused (R27), the others stored.
+        """Store what mappings dirtied; a store to a page that is bad by now is lost (R27).
 
-        The kernel takes a short count here for success and drops the rest: it is all or an error.
+        Answered EIO, the kernel would report it to whoever writes next, who perhaps is about to
+        heal the page; answered short, it would drop the rest and say nothing.
         """
-        refused: MediaError | None = None
         done = 0
         while done < len(data):
             try:
                 done += io.write_raw(self._device, offset + done, data[done:], Recovery.NEVER)
-            except MediaError as error:
-                refused = error
-                done += PAGE - (offset + done) % PAGE
-        if refused is not None:
-            raise refused
+            except MediaError:
+                page = Extent(offset + done, 1).widened(PAGE)
+                self._lose_store(page)
+                done = page.end - offset
+
+    def _lose_store(self, page: Extent) -> None:
+        self._lost_stores |= self._writers
+        self._device.events.publish(
+            RecoveryRefused(page, "a store through a mapping, made before it went bad, is lost")
+        )
+        self._invalidate(page)
 
     def _verify(self, extent: Extent, data: memoryview) -> None:
         """Read back what was written: latent poison under it shows itself now (R5, R45)."""
@@ -304,20 +320,32 @@ class RawMount(Handler):
     def flush(self, nodeid: int, fh: int, lock_owner: int) -> None:
         """A close promises nothing that fsync does not, but tells of bytes that were dropped."""
         if nodeid == DEVICE_NODEID:
-            self._cut_writes.sync(fh)
+            self._report_lost(fh)
 
     def fsync(self, nodeid: int, fh: int, fsync_flags: int) -> None:
         self._device.fence()
         if nodeid == DEVICE_NODEID:
-            self._cut_writes.sync(fh)
+            self._report_lost(fh)
+
+    def _report_lost(self, fh: int) -> None:
+        if fh in self._lost_stores:
+            self._lost_stores.remove(fh)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self._cut_writes.sync(fh)
 
     def release(
         self, nodeid: int, fh: int, flags: int, release_flags: int, lock_owner: int
     ) -> None:
         if nodeid == DEVICE_NODEID:
+            self._writers.discard(fh)
+            self._lost_stores.discard(fh)
             self._cut_writes.release(fh)
         else:
             self._control.release(fh)
+
+    def write_back(self) -> None:
+        """Let the kernel write back what mappings dirtied, as far as a stopping session lets it."""
+        self.session.notifier.inval_inode(DEVICE_NODEID)
 
     # -- changes ---------------------------------------------------------------------------
 

@@ -6,11 +6,12 @@ written, fenced and read back, and one append drops the sectors (persistence.md 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from daxmend.dax.api import AccessMode, Capability, Holder, PageState, Salvage, SectorState, Window
-from daxmend.errors import BadBlockError, MediaError, PoisonError, UsageError
+from daxmend.errors import BadBlockError, DaxmendError, MediaError, PoisonError, UsageError
 from daxmend.events import (
     CopyHealed,
     Event,
@@ -41,15 +42,15 @@ _ZEROS = memoryview(bytes(MIB))
 class PmemDevice:
     """A pool as a DAX device with error management (implements `DaxDevice`, `FaultInjection`).
 
-    Attaching judges the recoveries that a stop interrupted (R18) and heals damaged copies of
-    record and poison journal; of a pool that is open read-only, the device only answers what stands
-    on it. Owns `pool`. Mutations hold `lock`.
+    Attaching heals damaged copies of record and poison journal and judges the recoveries that a
+    stop interrupted (R18), and tells the subscribers of `events`; of a pool that is open read-only,
+    what is judged or found stays in memory. Owns `pool`. Mutations hold `lock`.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, events: EventHub | None = None) -> None:
         self.name = pool.name
         self.size = pool.header.layout.data.length
-        self.events = EventHub()
+        self.events = events or EventHub()
         self.pool = pool
         self.allows_recovery = True  # the switch of R23: off, a bad page stays EIO
         self._medium = Medium(pool)
@@ -64,9 +65,13 @@ class PmemDevice:
         self._medium.on_consumed = self._record_consumed
         self._medium.not_present = self._record.badblocks.recorded.extents
         if pool.is_writable:
-            self._attach()
+            self._heal_copies()
+        for intent in list(self._record.intents.values()):
+            self._healer.judge(intent)
 
-    def _attach(self) -> None:
+    def _heal_copies(self) -> None:
+        self._record.heal()
+        self._medium.journal.heal()
         for structure, repairs in (
             ("header", self.pool.repairs),
             ("record", self._record.repairs),
@@ -74,14 +79,16 @@ class PmemDevice:
         ):
             for repair in repairs:
                 self.events.publish(CopyHealed(structure, repair.copy, repair.reason))
-        self._record.heal()
-        self._medium.journal.heal()
-        for intent in list(self._record.intents.values()):
-            self._healer.judge(intent)
 
     def close(self) -> None:
         """Make everything durable and give the pool back."""
-        self.pool.close()
+        with self.lock:
+            if self.pool.is_writable and self.pool.is_open:
+                with contextlib.suppress(OSError, DaxmendError):  # a seal is worth no failure
+                    self._record.seal()
+                    self._medium.journal.seal()
+            self._medium.close()
+            self.pool.close()
 
     def capabilities(self, extent: Extent) -> list[Capability]:
         """See `DaxDevice`."""
@@ -276,7 +283,8 @@ class PmemDevice:
                         self._enter(run, PoisonFound(run))
                         found += run.length
             yield piece
-        self.events.publish(ScrubDone(extent, found))
+        if extent.length:
+            self.events.publish(ScrubDone(extent, found))
 
     # -- failures --------------------------------------------------------------------------
 

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from daxmend.errors import PoisonError
+from daxmend.errors import MediaError, PoisonError
 from daxmend.events import EventHub, IntentReplayed, RecoveryDone, RecoveryRefused
 from daxmend.extent import Extent, ExtentSet
-from daxmend.media.checksum import CHECKSUM_LENGTH, checksum_units
+from daxmend.media.checksum import checksum_units
 from daxmend.media.medium import Medium
-from daxmend.pmem.intent import Intent, Request
+from daxmend.pmem.intent import Intent, Kept, Request
 from daxmend.pmem.record import Record
-from daxmend.units import CACHELINE, MIB, SECTOR, align_down
+from daxmend.units import CACHELINE, MIB, PAGE, SECTOR, align_down
 
 MAX_INTENT = 64 * MIB  # bytes of data under one intent, so that intents stay small
 
-_NOTHING_GOOD = bytes(CHECKSUM_LENGTH)
+_POISONED_LINE = b"poisoned" * (CACHELINE // 8)  # in the checksum `before`; no medium holds it
 
 
 class Healer:
@@ -50,6 +50,8 @@ class Healer:
 
         Durable on return.
         """
+        if self.unfenced.overlaps(request.extent.widened(PAGE)):
+            self._fence()
         bad = self._bad_units(request)
         end = self._heal(request, tuple(bad)) if bad else request.extent.end
         good = ExtentSet(request.grain, [Extent.between(request.extent.offset, end)])
@@ -76,43 +78,49 @@ class Healer:
         before = b"".join(self._checksums_before(run, request.grain) for run in runs)
         intent = Intent.to_write(self._record.next_id(), request, runs, before)
         self._record.begin(intent)
-        self._fence()
-        self.recovering = request.extent  # NP → UC (R28)
         cleared: list[Extent] = []
         try:
+            self._fence()
+            self.recovering = request.extent  # NP → UC (R28)
             end = self._clear(runs, cleared, request)
             self._store(request, _below(runs, end))
             self._fence()
             end = self._verify(intent, end)
             self._complete(intent, cleared, end)
-        except OSError:
+        except Exception as error:
             self._complete(intent, cleared, request.extent.offset)  # nothing is proven good
+            self._tell(intent, request.extent.offset, str(error))
             raise
         finally:
             self.recovering = None
             if self._medium.is_exposed(request.extent):
                 self._fence()  # before mapped stores can reach the healed pages, see `unfenced`
             self._changed(request.extent)
+        self._tell(intent, end, "the medium did not clear it")
         return end
 
     def _checksums_before(self, run: Extent, grain: int) -> bytes:
-        if self._record.badblocks.recorded.covers(run):
-            return _NOTHING_GOOD * (run.length // grain)
+        if self._medium.is_poisoned(run):  # the short way to what is said below
+            poisoned = _POISONED_LINE * (grain // CACHELINE)
+            return checksum_units(poisoned, grain) * (run.length // grain)
         return b"".join(
             self._checksum_before(Extent(at, grain)) for at in range(run.offset, run.end, grain)
         )
 
     def _checksum_before(self, unit: Extent) -> bytes:
-        """What tells an untouched bad unit from a half-cleared one."""
-        if self._record.badblocks.recorded.covers(unit):
-            return _NOTHING_GOOD
-        return checksum_units(self.salvage(unit)[0], unit.length)
+        """What tells an untouched bad unit from a half-cleared one: good bytes and bad lines."""
+        data, poisoned = self.salvage(unit)
+        for lines in poisoned:
+            start = lines.offset - unit.offset
+            data[start : start + lines.length] = _POISONED_LINE * (lines.length // CACHELINE)
+        return checksum_units(data, unit.length)
 
     def _clear(self, runs: tuple[Extent, ...], cleared: list[Extent], request: Request) -> int:
         """Clear the medium, noting what it says; the first refused unit, or the end (R21)."""
         for run in runs:
+            cleared.append(run)  # all of it, for all we know if the command fails
             count = self._medium.clear(run.offset, run.length)
-            cleared.append(Extent(run.offset, count))
+            cleared[-1] = Extent(run.offset, count)
             if count < run.length:
                 return align_down(run.offset + count, request.grain)
         return request.extent.end
@@ -130,23 +138,28 @@ class Healer:
     def _holds(self, extent: Extent, checksums: bytes, grain: int) -> bool:
         try:
             return self._medium.checksum(*extent, grain) == checksums
-        except PoisonError:
+        except MediaError:
             return False
 
     def _complete(self, intent: Intent, cleared: list[Extent], end: int) -> None:
         """Drop what is proven good; what was cleared beyond it is lost, but for what is kept."""
         healed = _below(intent.runs, end)
-        lost = [Extent.between(max(run.offset, end), run.end) for run in cleared if run.end > end]
+        lost = ExtentSet(SECTOR)
+        for run in cleared:
+            lost.add(Extent.between(max(run.offset, end), run.end).widened(SECTOR))
         self._record.set_lost(lost)
-        self._record.keep(k for k in intent.kept if any(k.extent.overlaps(run) for run in lost))
+        self._record.keep(_kept_in(intent, lost))
         self._record.complete(intent, healed)
         self.unfenced.update(healed)
-        for run in healed:
-            self._events.publish(RecoveryDone(run))
         if end < intent.runs[-1].end:
             self._fence()
-            refused = Extent(end, intent.grain)
-            self._events.publish(RecoveryRefused(refused, "the medium did not clear it"))
+
+    def _tell(self, intent: Intent, end: int, reason: str) -> None:
+        """What was healed, and why the rest was not."""
+        for run in _below(intent.runs, end):
+            self._events.publish(RecoveryDone(run))
+        if end < intent.runs[-1].end:
+            self._events.publish(RecoveryRefused(Extent(end, intent.grain), reason))
 
     # -- after a stop ----------------------------------------------------------------------
 
@@ -158,7 +171,7 @@ class Healer:
             outcomes.setdefault(outcome, ExtentSet(intent.grain)).add(unit)
         lost = outcomes.get("lost", ExtentSet(intent.grain))
         self._record.set_lost(lost)
-        self._record.keep(kept for kept in intent.kept if lost.overlaps(kept.extent))
+        self._record.keep(_kept_in(intent, lost))
         self._record.complete(intent, outcomes.get("complete", ()))
         self._fence()
         for outcome, extents in outcomes.items():
@@ -168,10 +181,7 @@ class Healer:
     def _outcome(self, unit: Extent, checksum: bytes, before: bytes) -> str:
         if self._holds(unit, checksum, unit.length):
             return "complete"
-        if not self._medium.has_poison(unit):
-            return "lost"
-        is_untouched = before in (_NOTHING_GOOD, checksum_units(self.salvage(unit)[0], unit.length))
-        return "bad" if is_untouched else "lost"
+        return "bad" if self._checksum_before(unit) == before else "lost"
 
     # -- what can be read ------------------------------------------------------------------
 
@@ -193,6 +203,12 @@ class Healer:
                 poisoned.add(lines)
                 position = lines.end
         return data, poisoned
+
+
+def _kept_in(intent: Intent, lost: Iterable[Extent]) -> list[Kept]:
+    """What the intent keeps of the lost sectors, and nothing of others: those may yet change."""
+    pieces = (kept.inside(run) for run in lost for kept in intent.kept)
+    return [piece for piece in pieces if piece.data]
 
 
 def _below(runs: Iterable[Extent], end: int) -> list[Extent]:

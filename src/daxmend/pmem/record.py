@@ -56,6 +56,10 @@ class Record:
         """Every change so far is durable on return."""
         self._journal.fence()
 
+    def seal(self) -> None:
+        """Everything is durable on return, and provably complete."""
+        self._journal.seal()
+
     def set(self, extents: Iterable[Extent]) -> None:
         """Enter sectors."""
         self._append_runs(_RECORDED, list(extents))

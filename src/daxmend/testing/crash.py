@@ -6,8 +6,10 @@ unfenced cacheline held before, and puts that back for the lines that the crash 
 
 from __future__ import annotations
 
+import errno
+import itertools
+import os
 import random
-import shutil
 from collections.abc import Callable, Iterator
 from enum import Enum
 from functools import partial
@@ -38,7 +40,9 @@ class Survival(Enum):
 class CrashBacking(Backing):
     """A `Backing` that stops at its `stop_at`-th persist point (a store, flush or fence).
 
-    `flush` alone promises nothing: a line is safe when a fence followed its flush.
+    `flush` alone promises nothing: a line is safe when a fence followed its flush. What the medium
+    changes by itself (`poke`) is safe at once; under `Survival.SOME`, half of it is so only with
+    the next fence, as in a real pool file (persistence.md §1).
     """
 
     def __init__(
@@ -73,8 +77,15 @@ class CrashBacking(Backing):
         if self.is_down:
             raise PowerLoss
         for line in _lines(offset, memoryview(data).nbytes):
-            self._before.pop(line, None)
+            if self._survival is Survival.SOME and self._random.random() < 0.5:
+                self._before.setdefault(line, bytes(self.memory[line : line + CACHELINE]))
+                self._flushed.add(line)
+            else:
+                self._before.pop(line, None)
         super().store(offset, data)
+
+    def store_line(self, offset: int, line: Buffer) -> None:
+        self.store(offset, line)
 
     def flush(self, offset: int, length: int) -> None:
         self._reach_point()
@@ -114,13 +125,14 @@ def _lines(offset: int, length: int) -> Iterator[int]:
 
 
 class Operation(Protocol):
-    """What runs until the machine stops; what it returned is passed to the check."""
+    """What runs until the machine stops; it notes for the check what it has acknowledged."""
 
     def __call__(self, device: PmemDevice) -> object: ...
 
 
 class CrashExplorer:
-    """Runs an operation once for every persist point and survival rule, stopping it there.
+    """Runs an operation once for every persist point and survival rule, stopping it there, and
+    once more to its end.
 
     `image` is a closed pool; each run works on a copy in `scratch`. After the stop the pool is
     attached again (itself stopped at each of its points, then whole) and `check` is called with
@@ -128,7 +140,8 @@ class CrashExplorer:
     """
 
     def __init__(self, image: Path, scratch: Path, seed: int = 0) -> None:
-        self._image = image
+        self._size = image.stat().st_size
+        self._content = list(_data_of(image))
         self._pool = scratch / "crash.pool"
         self._seed = seed
 
@@ -138,11 +151,12 @@ class CrashExplorer:
         """Explore everything; returns how many stops were checked."""
         stops = 0
         for survival, seed in self._rules(samples):
-            stop_at = 0
-            while self._run(operation, stop_at, survival, seed):
+            for stop_at in itertools.count():
+                is_stopped = self._run(operation, stop_at, survival, seed)
                 self._restart_and_check(check, stop_at, survival, seed)
-                stop_at += 1
                 stops += 1
+                if not is_stopped:
+                    break
         return stops
 
     def _rules(self, samples: int) -> Iterator[tuple[Survival, int]]:
@@ -152,8 +166,12 @@ class CrashExplorer:
             yield Survival.SOME, self._seed + sample
 
     def _run(self, operation: Operation, stop_at: int, survival: Survival, seed: int) -> bool:
-        """True if the operation was stopped before its end."""
-        shutil.copyfile(self._image, self._pool)
+        """True if the operation was stopped before its end; else the machine stops then."""
+        with open(self._pool, "wb") as file:
+            for offset, data in self._content:
+                file.seek(offset)
+                file.write(data)
+            file.truncate(self._size)
         return self._stopped(operation, stop_at, survival, seed)
 
     def _stopped(self, operation: Operation, stop_at: int, survival: Survival, seed: int) -> bool:
@@ -166,6 +184,7 @@ class CrashExplorer:
         except PowerLoss:
             return True
         else:
+            backing.lose_power()
             return False
         finally:
             backing.is_down = True  # closing is not a part of the operation
@@ -186,6 +205,27 @@ class CrashExplorer:
         except BaseException as error:
             error.add_note(f"stopped at persist point {stop_at}, {survival}, seed {seed}")
             raise
+
+
+def _data_of(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The parts of a sparse file that are not holes: a pool is nearly all holes."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        end = 0
+        while (start := _seek_data(fd, end)) is not None:
+            end = os.lseek(fd, start, os.SEEK_HOLE)
+            yield start, os.pread(fd, end - start, start)
+    finally:
+        os.close(fd)
+
+
+def _seek_data(fd: int, offset: int) -> int | None:
+    try:
+        return os.lseek(fd, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise
 
 
 def _only_attach(device: PmemDevice) -> object:

@@ -81,9 +81,7 @@ def test_a_fence_of_durability_process_costs_no_sync(shm: Path, syncs: list[int]
     assert syncs == []
 
 
-def test_a_fence_of_durability_machine_syncs_what_was_flushed(
-    shm: Path, syncs: list[int]
-) -> None:
+def test_a_fence_of_durability_machine_syncs_what_was_flushed(shm: Path, syncs: list[int]) -> None:
     backing = open_backing(shm / "backing", Durability.MACHINE)
     backing.fence()
     syncs.clear()

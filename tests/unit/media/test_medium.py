@@ -27,17 +27,19 @@ MakeMedium = Callable[..., Medium]
 @pytest.fixture
 def make_medium() -> Iterator[MakeMedium]:
     """Makes media of memory, of any kind, filled with a pattern that is not zeros."""
-    pools: list[Pool] = []
+    made: list[tuple[Medium, Pool]] = []
 
     def make(kind: MediumKind = MediumKind.PLAIN) -> Medium:
-        pools.append(create_memory_pool(MIB, kind))
-        medium = Medium(pools[-1])
+        pool = create_memory_pool(MIB, kind)
+        medium = Medium(pool)
+        made.append((medium, pool))
         medium.journal.heal()
         medium.store(0, bytes(range(1, 251)) * 100)
         return medium
 
     yield make
-    for pool in pools:
+    for medium, pool in made:
+        medium.close()
         pool.close()
 
 
@@ -187,12 +189,16 @@ def test_poison_survives_reopening(shm: Path) -> None:
         [Extent(640, 64), lines[2]],
     ]
     for change, after in zip(changes, expected, strict=True):
-        pool = open_pool(path)
-        change(Medium(pool))
-        pool.close()
-        pool = open_pool(path)
-        assert poison_of(Medium(pool)) == after
-        pool.close()
+        for step in (change, lambda medium, after=after: assert_poison(medium, after)):
+            pool = open_pool(path)
+            medium = Medium(pool)
+            step(medium)
+            medium.close()
+            pool.close()
+
+
+def assert_poison(medium: Medium, expected: list[Extent]) -> None:
+    assert poison_of(medium) == expected
 
 
 def test_a_fault_for_once_fails_one_access_and_poisons_nothing(medium: Medium) -> None:

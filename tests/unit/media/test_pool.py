@@ -1,5 +1,6 @@
 """The pool file: header, lock and owner (format.md §1, §2)."""
 
+import itertools
 import os
 import struct
 import subprocess
@@ -66,7 +67,7 @@ def test_areas_do_not_overlap_and_hold_two_worst_snapshots(size: int) -> None:
     layout = Layout.of_size(size)
     areas = [*layout.poison, *layout.record, layout.data]
     assert areas[0].offset >= 12 * KIB
-    for one, other in zip(areas, areas[1:], strict=False):
+    for one, other in itertools.pairwise(areas):
         assert one.end <= other.offset
     assert layout.data.offset % (2 * MIB) == 0
     assert layout.data.length == size
@@ -136,13 +137,11 @@ def _fail(fd: int) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"not a pool" * 1000])
-def test_what_is_no_pool_is_said_to_be_none_and_how_to_make_one(
-    shm: Path, content: bytes
-) -> None:
+def test_what_is_no_pool_is_said_to_be_none_and_how_to_make_one(shm: Path, content: bytes) -> None:
     path = shm / "file"
     path.write_bytes(content)
     assert not is_pool(path)
-    with pytest.raises(UsageError, match="is not a daxmend pool.*daxmend create"):
+    with pytest.raises(UsageError, match=r"is not a daxmend pool.*daxmend create"):
         open_pool(path)
     assert path.read_bytes() == content
 

@@ -41,7 +41,7 @@ def sectors(first: int, count: int = 1) -> Extent:
 def intent(number: int, *runs: Extent) -> Intent:
     units = sum(run.length for run in runs) // PAGE
     kept = (Kept(Extent(runs[0].offset, 5), b"kept!"),)
-    return Intent(number, PAGE, runs, tuple(range(units)), tuple(range(units)), kept)
+    return Intent(number, PAGE, runs, bytes(range(8 * units)), bytes(8 * units), kept)
 
 
 def everything(record: Record) -> object:
