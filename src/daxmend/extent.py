@@ -143,6 +143,8 @@ class ExtentSet:
 
     def discard(self, extent: Extent) -> None:
         """Take every byte of `extent` out of the set."""
+        if not self._maps:
+            return
         for high, first, stop in self._pieces(extent):
             bitmap = self._maps.get(high)
             if bitmap is not None:

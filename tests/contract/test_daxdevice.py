@@ -157,6 +157,7 @@ def test_nothing_outside_the_device_is_reached(dax: FaultyDevice, extent: Extent
         lambda: list(dax.badblocks(extent)),
         lambda: list(dax.scrub(extent)),
         lambda: dax.capabilities(extent),
+        lambda: dax.hold(extent.offset, data),
         lambda: dax.inject(extent),
         lambda: dax.inject(extent, latent=True),
         lambda: dax.inject_once(extent),
@@ -304,6 +305,26 @@ def test_a_device_told_not_to_recover_leaves_what_is_bad_as_it_is(dax: FaultyDev
     assert dax.recovery_write(0, NEW[:PAGE]) == PAGE
     dax.allows_recovery = True
     assert dax.recovery_write(BAD_PAGE.offset, bytes(PAGE)) == PAGE
+    assert record(dax) == []
+
+
+def test_held_bytes_are_salvaged_until_the_unit_heals_or_they_are_dropped(
+    dax: FaultyDevice,
+) -> None:
+    """R50: what a writer was promised is there, and goes with what takes its place."""
+    held = Extent(BAD_SECTOR.offset + 10, 100)
+    dax.inject(BAD_SECTOR)
+    for end in (
+        lambda: dax.drop_hold(held),
+        lambda: dax.write_sectors(BAD_SECTOR.offset // SECTOR, NEW[:SECTOR]),
+    ):
+        dax.hold(held.offset, b"h" * 100)
+        salvage = dax.recovery_read(BAD_SECTOR)
+        assert salvage.data[10:110] == b"h" * 100
+        assert not any(lost.overlaps(held) for lost in salvage.lost)
+        assert record(dax) == [BAD_SECTOR]
+        end()
+        assert dax.recovery_read(held).data != b"h" * 100
     assert record(dax) == []
 
 

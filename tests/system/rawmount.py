@@ -36,6 +36,9 @@ PAGE = 4096
 SECTOR = 512
 SIZE = 4 << 20
 
+# The tests kill programs, not the machine; without this each heal waits for the disk.
+DURABILITY = ("--durability", "process")
+
 BODY_SECONDS = 40.0
 COMMAND_SECONDS = 20.0
 _SYSTEM_PYTHON = "/usr/bin/python3"
@@ -286,7 +289,7 @@ class Mounted:
         return self.open_mode == "direct"
 
     def create(self) -> None:
-        created = cli("create", self.pool, "--size", self.size, "--raw")
+        created = cli("create", self.pool, "--size", self.size, "--raw", *DURABILITY)
         assert created.status == 0, created
         self.mountpoint.mkdir(exist_ok=True)
 

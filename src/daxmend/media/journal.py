@@ -208,7 +208,6 @@ class Journal:
         """
         for copy, position, slot in self._damaged_slots:
             self._store(self._areas[copy].offset + position, self._pack_slot(slot))
-        self._backing.fence()  # a stale copy may have been the only proof of what was just stored
         for copy in self._stale_copies:
             self._rewrite_copy(copy)
         self._backing.fence()

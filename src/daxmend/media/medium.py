@@ -11,6 +11,7 @@ from threading import RLock
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from daxmend import _native
 from daxmend.errors import MediaError, PoisonError, UsageError
 from daxmend.extent import Extent, ExtentSet, check_bounds
 from daxmend.media.exposure import Exposure
@@ -77,9 +78,12 @@ class Medium:
         """
         gap = self._gap
         if gap[0] <= offset and offset + length <= gap[1]:
-            data = self._backing.load(self._base + offset, length)
-            if self._gap is gap:  # nothing changed under the copy
-                return data
+            try:
+                data = _native.read(self._memory, self._base + offset, length)
+                if self._gap is gap:  # nothing changed under the copy
+                    return data
+            except _native.MemoryFault:
+                pass  # the backing explains it, below
         with self.lock:
             self._find_gap(offset, length)
             return self._backing.load(self._base + offset, length)

@@ -320,18 +320,20 @@ class RawMount(Handler):
     def flush(self, nodeid: int, fh: int, lock_owner: int) -> None:
         """A close promises nothing that fsync does not, but tells of bytes that were dropped."""
         if nodeid == DEVICE_NODEID:
-            self._report_lost(fh)
+            self._report_lost(fh)  # and again: a forked child's close is another's first
 
     def fsync(self, nodeid: int, fh: int, fsync_flags: int) -> None:
         self._device.fence()
         if nodeid == DEVICE_NODEID:
-            self._report_lost(fh)
+            try:
+                self._report_lost(fh)
+            finally:
+                self._lost_stores.discard(fh)
 
     def _report_lost(self, fh: int) -> None:
-        if fh in self._lost_stores:
-            self._lost_stores.remove(fh)
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
         self._cut_writes.sync(fh)
+        if fh in self._lost_stores:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def release(
         self, nodeid: int, fh: int, flags: int, release_flags: int, lock_owner: int

@@ -239,6 +239,7 @@ class PmemDevice:
 
     def hold(self, offset: int, data: bytes) -> None:
         """See `DaxDevice`."""
+        check_bounds(Extent(offset, len(data)), self.size, self.name)
         with self.lock:
             self._record.keep([Kept(Extent(offset, len(data)), data)])
             self.fence()
