@@ -82,6 +82,10 @@ class Backing:
         """Write `data` at `offset`; durable after `flush` of the range and a `fence`."""
         try:
             _native.write(self.memory, offset, data)
+        except BufferError:
+            if self.is_writable:
+                raise
+            raise OSError(errno.EROFS, f"{self.name}: the file is open read-only") from None
         except _native.MemoryFault as fault:
             raise self.explain(offset + fault.done, memoryview(data).nbytes - fault.done) from None
 

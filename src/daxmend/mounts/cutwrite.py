@@ -108,6 +108,11 @@ class CutWrites:
             )
         )
 
+    def held_offset(self, fh: int) -> int | None:
+        """Where the bytes begin that the open holds, or None."""
+        held = self._held.get(fh)
+        return None if held is None else held.offset
+
     def sync(self, fh: int) -> None:
         """fsync or close of an open: EIO if acknowledged bytes of it had to be dropped."""
         held = self._held.pop(fh, None)

@@ -11,7 +11,14 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from daxmend.dax.api import AccessMode, Capability, Holder, PageState, Salvage, SectorState, Window
-from daxmend.errors import BadBlockError, DaxmendError, MediaError, PoisonError, UsageError
+from daxmend.errors import (
+    BadBlockError,
+    DaxmendError,
+    MediaError,
+    PoisonError,
+    UnsupportedError,
+    UsageError,
+)
 from daxmend.events import (
     CopyHealed,
     Event,
@@ -219,6 +226,7 @@ class PmemDevice:
 
     def _write(self, offset: int, data: memoryview, keep: tuple[Extent, ...], grain: int) -> int:
         check_bounds(Extent(offset, len(data)), self.size, self.name)
+        self._check_writable()
         if not self.allows_recovery and self._record.badblocks.check(Extent(offset, len(data))):
             raise BadBlockError(
                 self.name, offset, len(data), hint="recovery is switched off for this device"
@@ -237,9 +245,14 @@ class PmemDevice:
             )
         return done
 
+    def _check_writable(self) -> None:
+        if not self.pool.is_writable:
+            raise UnsupportedError(f"{self.name}: the pool is open read-only")
+
     def hold(self, offset: int, data: bytes) -> None:
         """See `DaxDevice`."""
         check_bounds(Extent(offset, len(data)), self.size, self.name)
+        self._check_writable()
         with self.lock:
             self._record.keep([Kept(Extent(offset, len(data)), data)])
             self.fence()
@@ -324,6 +337,7 @@ class PmemDevice:
     def inject(self, extent: Extent, *, latent: bool = False) -> None:
         """See `FaultInjection`."""
         check_bounds(extent, self.size, self.name)
+        self._check_writable()
         with self.lock:
             if latent:
                 lines = extent.widened(CACHELINE)
@@ -336,6 +350,7 @@ class PmemDevice:
 
     def inject_once(self, extent: Extent) -> None:
         """See `FaultInjection`."""
+        self._check_writable()
         with self.lock:
             self._medium.inject_once(extent)
             self.events.publish(FaultInjected(extent.widened(CACHELINE), "once"))
@@ -343,6 +358,7 @@ class PmemDevice:
     def uninject(self, extent: Extent) -> None:
         """See `FaultInjection`."""
         check_bounds(extent, self.size, self.name)
+        self._check_writable()
         lines = extent.widened(CACHELINE)
         with self.lock:
             self._medium.uninject([lines])
