@@ -138,16 +138,13 @@ class DeviceModel:
     def _heal_page(self, rest: Extent, data: bytes) -> int:
         page = Extent(rest.offset, 1).widened(PAGE)
         covered = rest.intersection(page)
-        if covered == page:
-            if self._bad_sectors(page):
-                self._clear(page)
-        else:  # R16
+        if covered != page:  # R16
             bad = merged(self._bad_sectors(page), SECTOR)
             bad += merged((n for n in units(page, CACHELINE) if n in self.poison), CACHELINE)
             self.scrub(page)  # the good lines are read first
             if not all(covered.covers(run) for run in bad):
                 raise EioError
-            self._forget(page)
+        self._forget(page)
         self._put(rest.offset, data[: covered.length])
         return covered.length
 
@@ -156,11 +153,7 @@ class DeviceModel:
         covered = rest.intersection(stretch)
         whole = covered.narrowed(SECTOR)
         if whole.offset == rest.offset and whole.length:
-            is_pages = whole == whole.widened(PAGE)
-            for unit in self._bad_units(whole, PAGE if is_pages else SECTOR):
-                self._clear(unit)
-            self._put(rest.offset, data[: whole.length])
-            return whole.length
+            return self.write_sectors(rest.offset, data[: whole.length])
         part = covered.intersection(Extent(rest.offset, 1).widened(SECTOR))
         if self._bad_sectors(part):
             raise EioError
@@ -168,19 +161,14 @@ class DeviceModel:
         return part.length
 
     def recovery_write(self, offset: int, data: bytes) -> int:
-        """R20: whole pages; those with a recorded sector heal."""
-        for unit in self._bad_units(Extent(offset, len(data)), PAGE):
-            self._clear(unit)
+        """R14, R20: whole pages; a recovery leaves no poison behind, recorded or latent."""
+        self._forget(Extent(offset, len(data)))
         self._put(offset, data)
         return len(data)
 
     def write_sectors(self, offset: int, data: bytes) -> int:
-        """R33."""
-        extent = Extent(offset, len(data))
-        for unit in self._bad_units(extent, PAGE if extent == extent.widened(PAGE) else SECTOR):
-            self._clear(unit)
-        self._put(offset, data)
-        return len(data)
+        """R33: the same, for whole sectors."""
+        return self.recovery_write(offset, data)
 
     # -- below ---------------------------------------------------------------------------------
 
@@ -197,23 +185,12 @@ class DeviceModel:
     def _bad_sectors(self, extent: Extent) -> list[int]:
         return [n for n in units(extent, SECTOR) if n in self.recorded]
 
-    def _bad_units(self, extent: Extent, grain: int) -> Iterator[Extent]:
-        for number in units(extent, grain):
-            unit = Extent(number * grain, grain)
-            if self._bad_sectors(unit):
-                yield unit
-
     def _bad_stretch(self, rest: Extent) -> Iterator[int]:
         """The page of the first byte, and the bad pages that follow it without a gap."""
         for page in units(rest, PAGE):
             if page * PAGE > rest.offset and not self._bad_sectors(Extent(page * PAGE, PAGE)):
                 break
             yield page
-
-    def _clear(self, extent: Extent) -> None:
-        self.poison -= set(units(extent, CACHELINE))
-        self._put(extent.offset, bytes(extent.length))
-        self._forget(extent)
 
     def _forget(self, extent: Extent) -> None:
         self.poison -= set(units(extent, CACHELINE))

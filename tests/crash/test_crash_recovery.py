@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from daxmend.dax import io
-from daxmend.dax.api import Recovery
+from daxmend.dax.api import AccessMode, Recovery
 from daxmend.errors import MediaError
 from daxmend.extent import Extent, ExtentSet
 from daxmend.media import journal
 from daxmend.media.backing import Durability
-from daxmend.media.pool import create_pool, open_pool
+from daxmend.media.pool import MediumKind, create_pool, open_pool
 from daxmend.pmem.device import PmemDevice
 from daxmend.testing import CrashExplorer
 from daxmend.units import CACHELINE, PAGE, SECTOR
@@ -470,6 +470,70 @@ def test_consumed_poison_is_in_the_record_before_the_reader_has_its_error(
     CrashExplorer(rehearsal.image, rehearsal.directory, SEED).explore(operation, check)
 
 
+@pytest.mark.parametrize("kind", [MediumKind.CLEARS_LINES, MediumKind.HEALS_ON_WRITE])
+def test_lines_that_the_medium_heals_by_itself_leave_the_record_with_their_data(
+    shm: Path, kind: MediumKind
+) -> None:
+    """R6, R8: a sector leaves the record only when what was stored there is durable."""
+    image = shm / "image.pool"
+    create_pool(image, SIZE, durability=Durability.PROCESS, medium=kind)
+    device = PmemDevice(open_pool(image))
+    io.write(device, 0, OLD)
+    sector = Extent(2 * PAGE, SECTOR)
+    device.inject(sector)
+    device.close()
+    done: list[bool] = []
+
+    def operation(device: PmemDevice) -> None:
+        done.clear()
+        window = device.direct_access(sector, AccessMode.RECOVERY)
+        for at in range(0, SECTOR, CACHELINE):
+            window.store_line(at, new(sector)[at : at + CACHELINE])
+        device.fence()
+        device.fence()  # the record follows with the fence; what it then says needs one of its own
+        done.append(True)
+
+    def check(device: PmemDevice) -> None:
+        record = [run for run, _ in device.badblocks(ALL)]
+        assert record in ([], [sector])
+        assert not (done and record)
+        if not record:
+            assert io.read(device, sector) == new(sector)
+        for page in (Extent(PAGE, PAGE), Extent(3 * PAGE, PAGE)):
+            assert io.read(device, page) == new(page, OLD)
+        done.clear()
+
+    CrashExplorer(image, shm, SEED).explore(operation, check)
+
+
+def test_what_is_held_for_a_writer_is_there_after_any_stop(rehearsal: Rehearsal) -> None:
+    """R50: the half of a cut write is durable when it is acknowledged."""
+    sector = Extent(2 * PAGE, SECTOR)
+    half = Extent(2 * PAGE, 200)
+    rehearsal.damage(sector).ready()
+    held: list[bool] = []
+
+    def operation(device: PmemDevice) -> None:
+        held.clear()
+        device.hold(half.offset, new(half))
+        held.append(True)
+        device.write_sectors(sector.offset // SECTOR, new(sector))
+        held.clear()
+
+    def check(device: PmemDevice) -> None:
+        if list(device.badblocks(sector)):
+            salvage = device.recovery_read(sector)
+            if held:
+                assert salvage.data[:200] == new(half)
+            assert salvage.lost
+        else:
+            assert io.read(device, sector) == new(sector)
+            assert device.recovery_read(sector).data == new(sector)
+        held.clear()
+
+    CrashExplorer(rehearsal.image, rehearsal.directory, SEED).explore(operation, check)
+
+
 # -- a pool that is only read after the stop ---------------------------------------------------
 
 
@@ -496,3 +560,35 @@ def test_a_reader_of_a_stopped_pool_sees_no_cleared_page_as_good(rehearsal: Rehe
     ReadingExplorer(rehearsal.image, rehearsal.directory, SEED).explore(
         lambda device: device.recovery_write(page.offset, new(page)), lambda device: None
     )
+
+
+def test_kept_bytes_of_a_lost_page_never_stand_in_for_those_of_a_good_one(
+    rehearsal: Rehearsal,
+) -> None:
+    """R12, R18: what is kept spans two bad pages; one comes out complete and is written again."""
+    extent = Extent(2 * PAGE, 3 * PAGE)
+    pages = [Extent(2 * PAGE, PAGE), Extent(4 * PAGE, PAGE)]
+    keep = Extent(3 * PAGE - 1000, PAGE + 2000)
+    rehearsal.damage(Extent(2 * PAGE, SECTOR), Extent(5 * PAGE - SECTOR, SECTOR)).ready()
+    merged = overlay(NEW, keep, OLD)
+    mixed: set[int] = set()
+
+    def operation(device: PmemDevice) -> None:
+        device.recovery_write(extent.offset, new(extent, merged), [keep])
+
+    def check(device: PmemDevice) -> None:
+        good = [page for page in pages if not list(device.badblocks(page))]
+        mixed.add(len(good))
+        for page in good:
+            io.write(device, page.offset, new(page, NEWER))
+            salvage = device.recovery_read(page)
+            assert (bytes(salvage.data), salvage.lost) == (new(page, NEWER), [])
+        for page in pages:
+            if page not in good:
+                salvage = device.recovery_read(page)
+                part = keep.intersection(page)
+                start = part.offset - page.offset
+                assert salvage.data[start : start + part.length] == new(part, OLD)
+
+    CrashExplorer(rehearsal.image, rehearsal.directory, SEED).explore(operation, check)
+    assert mixed == {0, 1, 2}, "no stop left one page complete and the other not"

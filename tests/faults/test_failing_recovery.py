@@ -10,13 +10,14 @@ import pytest
 
 from daxmend.dax import io
 from daxmend.dax.api import AccessMode, PageState, SectorState
-from daxmend.errors import MediaError
+from daxmend.errors import DaxmendError, MediaError
 from daxmend.events import Event, RecoveryDone, RecoveryRefused
 from daxmend.extent import Extent, ExtentSet
 from daxmend.media.backing import Backing, Durability
 from daxmend.media.pool import MediumKind, create_memory_pool, create_pool, open_pool
 from daxmend.pmem.device import PmemDevice
-from daxmend.units import PAGE, SECTOR
+from daxmend.pmem.intent import Kept
+from daxmend.units import MIB, PAGE, SECTOR
 
 PAGES = 6
 SIZE = PAGES * PAGE
@@ -341,3 +342,36 @@ def test_lost_sectors_heal_like_bad_ones(make: MakeDevice) -> None:
     assert io.write(device, PAGE, NEW[PAGE : 2 * PAGE]) == PAGE
     assert record(device) == []
     assert io.read(device, Extent(PAGE, PAGE)) == NEW[PAGE : 2 * PAGE]
+
+
+def test_healing_a_sector_of_a_lost_page_ends_what_was_kept_of_it(make: MakeDevice) -> None:
+    """R12, R18: the old kept bytes must not come back over a sector that was written since."""
+    device = make(MediumKind.PLAIN)
+    page = Extent(PAGE, PAGE)
+    device._record.set_lost([page])
+    device._record.keep([Kept(page, OLD[PAGE : 2 * PAGE])])
+    device._forget_gap(page)
+    assert device.recovery_read(page).data == OLD[PAGE : 2 * PAGE]
+    healed = Extent(PAGE + 3 * SECTOR, SECTOR)
+    assert io.write_raw(device, healed.offset, NEW[healed.offset : healed.end]) == SECTOR
+    expected = OLD[PAGE : healed.offset] + NEW[healed.offset : healed.end]
+    expected += OLD[healed.end : 2 * PAGE]
+    for _ in range(2):
+        salvage = device.recovery_read(page)
+        assert (bytes(salvage.data), salvage.lost) == (expected, [])
+        device.inject(Extent(PAGE, 64), latent=True)  # what is kept is not on the medium
+
+
+def test_a_recovery_that_has_no_room_for_what_it_must_keep_changes_nothing() -> None:
+    """R46: decided before anything is cleared."""
+    size = 16 * MIB
+    device = PmemDevice(create_memory_pool(size))
+    device.inject(Extent(0, size))
+    with pytest.raises(DaxmendError, match="no room"):
+        device.recovery_write(0, bytes(size), [Extent(0, size)])
+    whole = Extent(0, size)
+    assert [run for run, _ in device.badblocks(whole)] == [whole]
+    assert list(device.poison(whole)) == [whole]
+    assert device.recovery_write(0, bytes(size)) == size
+    assert list(device.badblocks(whole)) == []
+    device.close()

@@ -101,6 +101,20 @@ def raw(user: User, pool: Mounted) -> Mounted:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module that says `DIAGONAL = True` runs as each user and in each mode, not in all pairs."""
+    marks = metafunc.definition.iter_markers("parametrize")
+    is_chosen = any({"user", "open_mode"} & set(str(mark.args[0]).split(",")) for mark in marks)
+    if is_chosen or not getattr(metafunc.module, "DIAGONAL", False):
+        return
+    if {"user", "open_mode"} <= set(metafunc.fixturenames):
+        first = "root" if os.geteuid() == 0 else "user"
+        pairs = [(first, "cached"), ("user", "direct")]
+        mark = pytest.mark.parametrize(("user", "open_mode"), pairs, indirect=True)
+        metafunc.definition.add_marker(mark)  # pytest reads it next
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run the body of a test that has a `user` as that user, in a child that cannot hang."""
     user, base = (pyfuncitem.funcargs.get(name) for name in ("user", "base"))

@@ -288,8 +288,9 @@ class Mounted:
     def is_direct(self) -> bool:
         return self.open_mode == "direct"
 
-    def create(self) -> None:
-        created = cli("create", self.pool, "--size", self.size, "--raw", *DURABILITY)
+    def create(self, *options: str) -> None:
+        options = options or DURABILITY
+        created = cli("create", self.pool, "--size", self.size, "--raw", *options)
         assert created.status == 0, created
         self.mountpoint.mkdir(exist_ok=True)
 

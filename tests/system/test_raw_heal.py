@@ -325,6 +325,30 @@ def test_with_recovery_off_a_bad_page_is_eio_for_writers_too_r23(raw: Mounted) -
     assert raw.badblocks == ""
 
 
+def test_verified_writes_tell_at_once_of_latent_poison_r45(raw: Mounted) -> None:
+    raw.must_umount()
+    raw.must_mount("verify_writes")
+    raw.write_control("poison", f"{26 * PAGE} 64\n")
+    assert write_fails(raw, NEW, 26 * PAGE)
+    assert raw.badblocks == f"{26 * 8} 1\n"
+    assert raw.pwrite(NEW, 26 * PAGE) == PAGE
+    assert raw.badblocks == ""
+    assert raw.pread(PAGE, 26 * PAGE) == NEW
+
+
+def test_verified_writes_that_the_kernel_cuts_heal_all_r50(raw: Mounted) -> None:
+    raw.must_umount()
+    raw.must_mount("verify_writes")
+    raw.make_bad(0, 768)
+    data = os.urandom(3 * MIB)
+    with raw.opened() as fd:
+        assert os.pwrite(fd, memoryview(aligned(b"#" * 1001 + data))[1001:], 0) == 3 * MIB
+    assert raw.badblocks == ""
+    assert raw.pread(3 * MIB, 0) == data
+    raw.make_bad(5)
+    assert write_and_close(raw, b"1" * 100, 5 * PAGE) == (100, errno.EIO)
+
+
 def test_many_writers_heal_disjoint_pages_at_the_same_time(raw: Mounted) -> None:
     raw.make_bad(0, 64)
     script = (

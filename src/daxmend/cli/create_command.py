@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from daxmend.cli.option import SIZE, json_option, print_json
+from daxmend.cli.option import PATH, SIZE, json_option, print_json
 from daxmend.media.backing import Durability
 from daxmend.media.pool import MediumKind
 from daxmend.stack import create
@@ -12,7 +12,7 @@ from daxmend.units import format_size
 
 
 @click.command("create")
-@click.argument("pool", type=click.Path(path_type=Path))
+@click.argument("pool", type=PATH)
 @click.option("--size", type=SIZE, required=True, help="Bytes of the device: 64M, 1G …")
 @click.option("--raw", is_flag=True, help="A bare device, without a file system.")
 @click.option(

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from daxmend.cli.option import SIZE, json_option, print_json
+from daxmend.cli.option import PATH, SIZE, json_option, print_json
 from daxmend.extent import Extent
 from daxmend.faults import Fault, FaultKind, parse_plan
 from daxmend.rescue import open_target
 
 
 @click.command("inject")
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("target", type=PATH)
 @click.option("--offset", type=SIZE, help="First byte, from the device's start.")
 @click.option("--length", type=SIZE, help="How many bytes.")
 @click.option("--latent", is_flag=True, help="Poison only: nothing is recorded until it is met.")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from daxmend.cli.option import json_option, print_json
+from daxmend.cli.option import PATH, json_option, print_json
 from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE
 from daxmend.extent import Extent
 from daxmend.rescue import Target, open_target
@@ -12,7 +12,7 @@ from daxmend.units import SECTOR, sector_of
 
 
 @click.command("list")
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("target", type=PATH)
 @json_option
 def command(target: Path, as_json: bool) -> int:
     """Print the bad-block record of TARGET: a pool, mounted or not, or a mount's directory.

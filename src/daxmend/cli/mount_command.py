@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from daxmend.cli.option import PATH
 from daxmend.dax.api import Recovery
 from daxmend.errors import UsageError
 from daxmend.mounts.daemon import mount_in_background, serve
@@ -11,14 +12,14 @@ from daxmend.mounts.raw import MountOptions, OpenMode
 
 
 @click.command("mount")
-@click.argument("pool", type=click.Path(path_type=Path))
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("pool", type=PATH)
+@click.argument("directory", type=PATH)
 @click.option("--raw", is_flag=True, help="Show the device itself, as DIRECTORY/device.")
 @click.option(
     "-o", "options", default="", help="recovery=on|off, open=auto|direct|cached, verify_writes"
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until unmounted.")
-@click.option("--log", type=click.Path(path_type=Path), help="Where the server writes complaints.")
+@click.option("--log", type=PATH, help="Where the server writes complaints.")
 def command(
     pool: Path, directory: Path, raw: bool, options: str, foreground: bool, log: Path | None
 ) -> None:

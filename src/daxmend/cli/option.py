@@ -1,6 +1,7 @@
 """Options and output that commands share."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -24,7 +25,19 @@ class Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+class UntouchedPath(click.ParamType[Path]):
+    """A path as it was given. `click.Path` looks at what is there, and a mount whose server is
+    stuck would never answer."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Any text is a path."""
+        return Path(value)
+
+
 SIZE = Size()
+PATH = UntouchedPath()
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document instead."

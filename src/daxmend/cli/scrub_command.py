@@ -5,14 +5,14 @@ from pathlib import Path
 
 import click
 
-from daxmend.cli.option import SIZE, json_option, print_json
+from daxmend.cli.option import PATH, SIZE, json_option, print_json
 from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE
 from daxmend.extent import Extent
 from daxmend.rescue import Target, open_target
 
 
 @click.command("scrub")
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("target", type=PATH)
 @click.option("--offset", type=SIZE, help="First byte, from the device's start.")
 @click.option("--length", type=SIZE, help="How many bytes.")
 @json_option

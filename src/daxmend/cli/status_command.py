@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from daxmend.cli.option import json_option, print_json
+from daxmend.cli.option import PATH, json_option, print_json
 from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE
 from daxmend.rescue import open_target
 from daxmend.units import format_size
@@ -13,7 +13,7 @@ _SIZES = ("size", "recorded", "lost", "poison", "healed")
 
 
 @click.command("status")
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("target", type=PATH)
 @json_option
 def command(target: Path, as_json: bool) -> int:
     """Print what TARGET says of itself: its size, what is bad, what happened since it was mounted.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from daxmend.cli.option import PATH
 from daxmend.errors import BusyError, UsageError
 from daxmend.fuse import find_mount, is_dead, unmount, unmount_dead
 from daxmend.media.pool import read_owner
@@ -13,7 +14,7 @@ _RELEASE_SECONDS = 10.0
 
 
 @click.command("umount")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=PATH)
 @click.option("--force", "-F", is_flag=True, help="Also if the server is stuck: abort, detach.")
 def command(directory: Path, force: bool) -> None:
     """Unmount DIRECTORY; returns when the pool is durable and free.

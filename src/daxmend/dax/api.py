@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, runtime_checkable
 
+from daxmend.errors import UsageError
 from daxmend.extent import Extent
 
 if TYPE_CHECKING:
@@ -102,24 +103,39 @@ class Window:
 
     def load(self, offset: int, length: int) -> bytes:
         """A copy of the bytes. Raises `PoisonError` if a poisoned line is among them (R3)."""
+        if not 0 <= offset <= offset + length <= self.length:
+            self._refuse(offset, length)
         return self._memory.load(self._offset + offset, length)
 
     def view(self, offset: int, length: int) -> memoryview:
         """The bytes themselves, read-only, for a system call at once. Raises like `load`."""
+        if not 0 <= offset <= offset + length <= self.length:
+            self._refuse(offset, length)
         return self._memory.view(self._offset + offset, length)
 
     def store(self, offset: int, data: Buffer) -> None:
         """An ordinary store: clears nothing (R5). Durable after the device's flush and fence."""
+        length = memoryview(data).nbytes
+        if not 0 <= offset <= offset + length <= self.length:
+            self._refuse(offset, length)
         self._memory.store(self._offset + offset, data)
-        self._memory.flush(self._offset + offset, memoryview(data).nbytes)
+        self._memory.flush(self._offset + offset, length)
 
     def store_line(self, offset: int, line: Buffer) -> None:
         """A direct store of one aligned 64-byte line, which some media clear its poison for (R6).
 
         The record follows with the device's next fence.
         """
+        length = memoryview(line).nbytes
+        if not 0 <= offset <= offset + length <= self.length:
+            self._refuse(offset, length)
         self._memory.store_line(self._offset + offset, line)
-        self._memory.flush(self._offset + offset, memoryview(line).nbytes)
+        self._memory.flush(self._offset + offset, length)
+
+    def _refuse(self, offset: int, length: int) -> NoReturn:
+        raise UsageError(
+            f"offset {offset}, length {length}: outside a window of {self.length} bytes"
+        )
 
     def expose(self, *, writable: bool = True) -> ExposedMemory:
         """Real memory over the window, to be closed; its bad pages raise SIGBUS (R24, R28)."""
@@ -144,6 +160,7 @@ class DaxDevice(Protocol):
     size: int
     events: EventHub
     allows_recovery: bool  # "whether to attempt recovery or not" (R23)
+    sequence: int  # grows with every change of the record; readers validate with it (R19)
 
     def capabilities(self, extent: Extent) -> list[Capability]:
         """What each part of the range can do, ascending and without gaps (R41)."""

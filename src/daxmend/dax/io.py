@@ -33,10 +33,13 @@ def read(device: DaxDevice, extent: Extent) -> bytes:
 
     Raises `MediaError` if the first byte's sector is bad.
     """
+    sequence = device.sequence
     try:
         window = device.direct_access(extent, _NORMAL)
         if window.length >= extent.length:
-            return window.load(0, extent.length)
+            data = window.load(0, extent.length)
+            if device.sequence == sequence:  # else the record changed under the copy (R19)
+                return data
     except (BadBlockError, PoisonError):
         pass  # the page is bad somewhere; what of it can be read is decided below
     return _read_around(device, extent)
@@ -45,13 +48,16 @@ def read(device: DaxDevice, extent: Extent) -> bytes:
 def _read_around(device: DaxDevice, extent: Extent) -> bytes:
     """Sector by sector grain: everything before the first recorded sector of the range."""
     while True:
+        sequence = device.sequence
         bad = _first_bad(device, extent)
         end = extent.end if bad is None else bad.offset
         if bad is not None and end <= extent.offset:
             raise BadBlockError(device.name, bad.offset, bad.length)
         window = device.direct_access(Extent.between(extent.offset, end), AccessMode.RECOVERY)
         try:
-            return window.load(0, min(window.length, end - extent.offset))
+            data = window.load(0, min(window.length, end - extent.offset))
+            if device.sequence == sequence:
+                return data
         except PoisonError:
             # Consumed: the record has grown (R3). A device that keeps no record cannot say more.
             if _first_bad(device, extent) == bad:
@@ -207,14 +213,14 @@ def _zero(device: DaxDevice, extent: Extent, unit: int) -> None:
     whole = Extent.between(head.end, tail.offset)
     for _ in device.scrub(whole):  # latent poison goes too, and only what is known can be cleared
         pass
+    for edge in edges:
+        (write if unit == PAGE else write_raw)(device, edge.offset, bytes(edge.length))
     if unit == PAGE:
         done = device.zeroinit(whole) if whole.length else 0
     else:
         done = _write_zeros(device, whole)
     if done < whole.length:
         raise MediaError(device.name, whole.offset + done, whole.length - done)
-    for edge in edges:
-        (write if unit == PAGE else write_raw)(device, edge.offset, bytes(edge.length))
 
 
 def _write_zeros(device: DaxDevice, extent: Extent) -> int:

@@ -54,6 +54,7 @@ class Backing:
         self._is_machine = durability is Durability.MACHINE
         # At first: what an earlier owner stored and was killed before its fence.
         self._is_unsynced = writable
+        self._failed_sync: OSError | None = None
 
     def load(self, offset: int, length: int) -> bytes:
         """A copy of `length` bytes at `offset`."""
@@ -114,10 +115,25 @@ class Backing:
         self._is_unsynced = True
 
     def fence(self) -> None:
-        """Every flushed store is durable on return, as far as `durability` promises."""
-        if self._is_machine and self._is_unsynced:
+        """Every flushed store is durable on return, as far as `durability` promises.
+
+        Once that failed, it fails for good: nobody can say any more what has become durable.
+        """
+        if self._failed_sync is not None:
+            raise self._failed_sync
+        if not (self._is_machine and self._is_unsynced):
+            return
+        self._is_unsynced = False  # before: what another thread flushes meanwhile is not covered
+        try:
             os.fdatasync(self.fd)
-            self._is_unsynced = False
+        except OSError as error:
+            # The kernel reports a failed write-back once and then calls the pages clean.
+            self._failed_sync = OSError(
+                error.errno,
+                f"{self.name}: what was stored could not be made durable ({error.strerror}); "
+                "stop using the pool, look at its disk, and open it again",
+            )
+            raise self._failed_sync from error
 
     def next_data(self, offset: int, end: int) -> Extent | None:
         """The first stretch of `[offset, end)` that was ever stored to; all else reads as zeros."""

@@ -33,6 +33,8 @@ _SPENT = 4
 # What poisoned bytes hold, so that a leak shows (R2).
 LEAK_PATTERN = b"POISONED-POISONED-POISONED-POISONED-LEAK-DO-NOT-TRUST-THESE-64B\n"
 
+_LEAK = memoryview(LEAK_PATTERN * 4096)
+
 
 class Medium:
     """A pool's data area as a persistent medium with poison.
@@ -161,6 +163,9 @@ class Medium:
     def _heal_lines(self, lines: Extent) -> None:
         if self._poison.overlaps(lines):
             with self.lock:
+                # The data first: a stop must not leave a line healed with its old content.
+                self._backing.flush(self._base + lines.offset, lines.length)
+                self._backing.fence()
                 healed = list(self._poison.extents(lines))
                 self._change(_HEALED, healed)
                 self.on_healed(healed)
@@ -186,6 +191,8 @@ class Medium:
                 f"{self.name}: clear of {extent} is not aligned to {self.clear_unit} bytes"
             )
         cleared = self._cleared_by_command(extent)
+        # A reader that is copying must not take what follows for good (R19).
+        self._gap = (0, 0)
         if self.kind is not MediumKind.LIES:
             if self._poison.overlaps(cleared):
                 self._change(_HEALED, [cleared])
@@ -222,7 +229,8 @@ class Medium:
         self._change(_POISONED, lines)
         self.journal.fence()  # before the bytes go: a stop must not leave them wrong and readable
         for line in lines:
-            self._backing.poke(self._base + line.offset, LEAK_PATTERN * (line.length // CACHELINE))
+            for at in range(line.offset, line.end, len(_LEAK)):
+                self._backing.poke(self._base + at, _LEAK[: line.end - at])
         self.journal.fence()
 
     def uninject(self, extents: Iterable[Extent]) -> None:
@@ -279,8 +287,9 @@ class Medium:
         exposure = Exposure(
             self._backing.fd, self._base + extent.offset, extent.length, writable=writable
         )
-        self._exposures[exposure] = extent
-        self.show(extent)
+        with self.lock:
+            self._exposures[exposure] = extent
+            self.show(extent)
         return exposure
 
     def is_exposed(self, extent: Extent) -> bool:
@@ -288,7 +297,10 @@ class Medium:
         return any(exposed.overlaps(extent) for exposed in self._exposures.values())
 
     def show(self, extent: Extent) -> None:
-        """Make the exposed pages of `extent` agree with poison and with what is not present."""
+        """Make the exposed pages of `extent` agree with poison and with what is not present.
+
+        The lock is held: what one thread makes faulting, another must not make accessible.
+        """
         for exposure, exposed in list(self._exposures.items()):
             pages = extent.widened(PAGE).intersection(exposed)
             if not pages.length:

@@ -67,6 +67,7 @@ class PmemDevice:
         self._healed_lines: list[Extent] = []
         # The clean gap [start, end): no recorded sector in its pages (R22).
         self._gap = (0, 0)
+        self.sequence = 0
         self._healer = Healer(self._medium, self._record, self.events, self.fence, self._forget_gap)
         self._medium.on_healed = self._healed_lines.extend
         self._medium.on_consumed = self._record_consumed
@@ -112,7 +113,7 @@ class PmemDevice:
         """See `DaxDevice`. In NORMAL mode a clean gap costs one comparison (R22)."""
         offset, length = extent
         gap = self._gap
-        if not (gap[0] <= offset and offset + length <= gap[1]):
+        if not (gap[0] <= offset <= offset + length <= gap[1]):
             check_bounds(extent, self.size, self.name)
             with self.lock:
                 if self._healer.unfenced.overlaps(extent.widened(PAGE)):
@@ -151,10 +152,11 @@ class PmemDevice:
         """See `DaxDevice`."""
         extent = Extent.of_sectors(sector, count)
         check_bounds(extent, self.size, self.name)
-        first = self._record.badblocks.first(extent)
-        if first is not None:
-            raise BadBlockError(self.name, first, SECTOR, hint="write the sector to heal it")
-        return self._medium.load(extent.offset, extent.length)
+        with self.lock:
+            first = self._record.badblocks.first(extent)
+            if first is not None:
+                raise BadBlockError(self.name, first, SECTOR, hint="write the sector to heal it")
+            return self._medium.load(extent.offset, extent.length)
 
     def recovery_read(self, extent: Extent) -> Salvage:
         """See `DaxDevice`."""
@@ -233,6 +235,7 @@ class PmemDevice:
             )
         done = 0
         with self.lock:
+            self._record_found(Extent(offset, len(data)))  # a recovery leaves no poison behind
             while done < len(data):
                 piece = data[done : done + MAX_INTENT]
                 extent = Extent(offset + done, len(piece))
@@ -289,16 +292,22 @@ class PmemDevice:
         for start in range(extent.offset, extent.end, _SCRUB_SLICE):
             piece = Extent(start, _SCRUB_SLICE).intersection(extent)
             with self.lock:
-                sectors = ExtentSet(SECTOR)
-                for lines in self._medium.find_poison(piece):
-                    sectors.add(lines.widened(SECTOR))
-                for run in sectors:
-                    if not self._record.badblocks.recorded.covers(run):
-                        self._enter(run, PoisonFound(run))
-                        found += run.length
+                found += self._record_found(piece)
             yield piece
         if extent.length:
             self.events.publish(ScrubDone(extent, found))
+
+    def _record_found(self, extent: Extent) -> int:
+        """Enter the latent poison of the range; returns how many bytes were new to the record."""
+        sectors = ExtentSet(SECTOR)
+        for lines in self._medium.find_poison(extent):
+            sectors.add(lines.widened(SECTOR))
+        for run in list(sectors):
+            for known in list(self._record.badblocks.recorded.extents(run)):
+                sectors.discard(known)
+        new = list(sectors)
+        self._enter(new, [PoisonFound(run) for run in new])
+        return sum(run.length for run in new)
 
     # -- failures --------------------------------------------------------------------------
 
@@ -309,7 +318,8 @@ class PmemDevice:
     def badblocks(self, extent: Extent) -> Iterator[tuple[Extent, SectorState]]:
         """See `DaxDevice`."""
         check_bounds(extent, self.size, self.name)
-        return self._record.states(extent)
+        with self.lock:
+            return iter(list(self._record.states(extent)))
 
     def _record_consumed(self, lines: Extent) -> None:
         """The machine check: an access met poison; its sectors enter the record (R3)."""
@@ -317,19 +327,24 @@ class PmemDevice:
             sectors = lines.widened(SECTOR)
             if self._record.badblocks.recorded.covers(sectors):
                 return
-            self._enter(sectors, PoisonConsumed(sectors))
+            self._enter([sectors], [PoisonConsumed(sectors)])
 
-    def _enter(self, sectors: Extent, event: Event) -> None:
-        self._record.set([sectors])
+    def _enter(self, runs: list[Extent], events: list[Event]) -> None:
+        """Enter sectors with one fence, and tell everybody."""
+        if not runs:
+            return
+        self._record.set(runs)
         self.fence()
-        self._forget_gap(sectors)
-        self.events.publish(event)
-        if self._holder is not None:
-            self._holder.notify_failure(sectors)
+        for run, event in zip(runs, events, strict=True):
+            self._forget_gap(run)
+            self.events.publish(event)
+            if self._holder is not None:
+                self._holder.notify_failure(run)
 
     def _forget_gap(self, extent: Extent) -> None:
         """The record changed: no gap is known any more, and exposed pages follow it (R28)."""
         self._gap = (0, 0)
+        self.sequence += 1
         self._medium.show(extent)
 
     # -- injection (R2) --------------------------------------------------------------------
@@ -346,7 +361,7 @@ class PmemDevice:
             else:
                 sectors = extent.widened(SECTOR)
                 self._medium.inject([sectors])
-                self._enter(sectors, FaultInjected(sectors, "until-written"))
+                self._enter([sectors], [FaultInjected(sectors, "until-written")])
 
     def inject_once(self, extent: Extent) -> None:
         """See `FaultInjection`."""
@@ -367,7 +382,8 @@ class PmemDevice:
     def poison(self, extent: Extent) -> Iterator[Extent]:
         """See `FaultInjection`."""
         check_bounds(extent, self.size, self.name)
-        return self._medium.find_poison(extent)
+        with self.lock:
+            return iter(list(self._medium.find_poison(extent)))
 
 
 def _check_pages(extent: Extent, name: str) -> None:

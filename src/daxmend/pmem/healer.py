@@ -75,6 +75,7 @@ class Healer:
 
     def _heal(self, request: Request, runs: tuple[Extent, ...]) -> int:
         """Heal `runs` in one operation; returns the offset of the first byte not proven good."""
+        self._end_leftovers(request.extent)
         before = b"".join(self._checksums_before(run, request.grain) for run in runs)
         intent = Intent.to_write(self._record.next_id(), request, runs, before)
         self._record.begin(intent)
@@ -87,7 +88,7 @@ class Healer:
             self._fence()
             end = self._verify(intent, end)
             self._complete(intent, cleared, end)
-        except Exception as error:
+        except BaseException as error:  # an interrupted program must not call zeros good either
             self._complete(intent, cleared, request.extent.offset)  # nothing is proven good
             self._tell(intent, request.extent.offset, str(error))
             raise
@@ -98,6 +99,15 @@ class Healer:
             self._changed(request.extent)
         self._tell(intent, end, "the medium did not clear it")
         return end
+
+    def _end_leftovers(self, extent: Extent) -> None:
+        """End intents that failed before they could be ended: nothing in them is proven good.
+
+        Found at the next attach, an older intent would judge bytes that a newer one healed.
+        """
+        for intent in list(self._record.intents.values()):
+            if any(run.overlaps(extent) for run in intent.runs):
+                self._complete(intent, list(intent.runs), intent.runs[0].offset)
 
     def _checksums_before(self, run: Extent, grain: int) -> bytes:
         if self._medium.is_poisoned(run):  # the short way to what is said below
@@ -190,7 +200,7 @@ class Healer:
         data = bytearray(extent.length)
         target = memoryview(data)
         poisoned = ExtentSet(CACHELINE)
-        position = extent.offset
+        position, failed_at = extent.offset, -1
         while position < extent.end:
             try:
                 self._medium.load_into(position, target[position - extent.offset :])
@@ -202,6 +212,10 @@ class Healer:
                 self._medium.load_into(position, target[start : start + good.length])
                 poisoned.add(lines)
                 position = lines.end
+            except MediaError:
+                if position == failed_at:  # a fault that fails one access is spent by now (R12)
+                    raise
+                failed_at = position
         return data, poisoned
 
 

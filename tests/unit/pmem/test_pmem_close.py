@@ -1,16 +1,19 @@
 """What a device gives back when it is closed, and what an attach tells about."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from daxmend.dax import io
 from daxmend.dax.api import AccessMode
+from daxmend.errors import UnsupportedError
 from daxmend.extent import Extent
 from daxmend.media.pool import open_pool, read_owner
 from daxmend.pmem.device import PmemDevice
-from daxmend.units import MIB, PAGE
+from daxmend.units import MIB, PAGE, SECTOR
 
 OpenDevice = Callable[[], PmemDevice]
 
@@ -66,9 +69,19 @@ def test_a_device_of_a_pool_open_for_reading_answers_and_changes_nothing(
     salvage = reader.recovery_read(Extent(2 * PAGE, PAGE))
     assert salvage.lost == [Extent(2 * PAGE + 960, 64)]
     assert not reader.capabilities(whole)[0].can_recover
-    with pytest.raises((OSError, BufferError)):
-        reader.recovery_write(PAGE, bytes(PAGE))
-    with pytest.raises((OSError, BufferError)):
-        reader.inject(Extent(0, 1))
+    for change in (
+        lambda: reader.recovery_write(PAGE, bytes(PAGE)),
+        lambda: reader.write_sectors(PAGE // SECTOR, bytes(SECTOR)),
+        lambda: reader.zeroinit(Extent(PAGE, PAGE)),
+        lambda: reader.hold(PAGE, b"x"),
+        lambda: reader.inject(Extent(0, 1)),
+        lambda: reader.inject_once(Extent(0, 1)),
+        lambda: reader.uninject(Extent(PAGE, 1)),
+    ):
+        with pytest.raises(UnsupportedError, match="read-only"):
+            change()
+    with pytest.raises(OSError, match="read-only") as caught:
+        io.write(reader, 5 * PAGE, b"x")
+    assert caught.value.errno == errno.EROFS
     reader.close()
     assert pool_path.read_bytes() == before
