@@ -100,18 +100,28 @@ def raw(user: User, pool: Mounted) -> Mounted:
     return pool
 
 
+def _names(mark: pytest.Mark) -> list[str]:
+    names = mark.args[0]
+    return names.split(",") if isinstance(names, str) else list(names)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A module that says `DIAGONAL = True` runs as each user and in each mode, not in all pairs."""
+    """What a module says of its tests, unless one of them says it itself.
+
+    `DIAGONAL = True`: as each user and in each mode, but not in all pairs; `OPEN_MODES`: in these.
+    """
     marks = metafunc.definition.iter_markers("parametrize")
-    is_chosen = any({"user", "open_mode"} & set(str(mark.args[0]).split(",")) for mark in marks)
-    if is_chosen or not getattr(metafunc.module, "DIAGONAL", False):
+    chosen = {name for mark in marks for name in _names(mark)}
+    parametrize = metafunc.definition.add_marker  # pytest reads it next
+    if "open_mode" in chosen or not {"user", "open_mode"} <= set(metafunc.fixturenames):
         return
-    if {"user", "open_mode"} <= set(metafunc.fixturenames):
+    if modes := getattr(metafunc.module, "OPEN_MODES", None):
+        parametrize(pytest.mark.parametrize("open_mode", modes, indirect=True))
+    elif "user" not in chosen and getattr(metafunc.module, "DIAGONAL", False):
         first = "root" if os.geteuid() == 0 else "user"
         pairs = [(first, "cached"), ("user", "direct")]
-        mark = pytest.mark.parametrize(("user", "open_mode"), pairs, indirect=True)
-        metafunc.definition.add_marker(mark)  # pytest reads it next
+        parametrize(pytest.mark.parametrize(("user", "open_mode"), pairs, indirect=True))
 
 
 @pytest.hookimpl(tryfirst=True)

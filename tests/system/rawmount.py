@@ -461,6 +461,8 @@ def _abort(connection: int) -> None:
 def take_away(mounted: Mounted, user: User) -> None:
     """Unmount, whatever the test left; the plain `umount` must do, and the pool be in order."""
     trouble = []
+    if mounted.pool.exists() and (owner := read_owner(mounted.pool)) is not None:
+        os.kill(owner[0], signal.SIGCONT)  # a test may have been ended while it was stopped
     try:
         if find_mount(mounted.mountpoint) is not None:
             ran = call(mounted.umount, user, 20, lambda: abort_mounts(mounted.base))

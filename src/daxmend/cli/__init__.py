@@ -50,6 +50,8 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         return _fail(f"{name}{error.strerror or error}", EXIT_FAILED)
+    except SystemExit:  # click's way out when nobody reads the output any more
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     return status if isinstance(status, int) else 0

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import click
 
-from daxmend.cli.option import PATH, SIZE, json_option, print_json
+from daxmend.cli.option import PATH, SIZE, announced, json_option, print_json
+from daxmend.errors import DaxmendError, UnknownStateError, UsageError
 from daxmend.extent import Extent
-from daxmend.faults import Fault, FaultKind, parse_plan
+from daxmend.faults import NO_FILES, Fault, FaultKind, parse_plan
 from daxmend.rescue import open_target
 
 
@@ -38,6 +39,8 @@ def command(
     The range widens to sectors of 512 bytes, with --latent to cachelines of 64. Its bytes are
     overwritten: this is a rehearsal, not for a pool that holds your only copy.
     """
+    if plan is not None and (latent or once or uninject):
+        raise click.UsageError("a plan says itself how its faults fail")
     if sum((latent, once, uninject)) > 1:
         raise click.UsageError("--latent, --once and --uninject exclude each other")
     if (plan is None) == (offset is None or length is None):
@@ -45,10 +48,13 @@ def command(
     if length == 0:
         raise click.UsageError("--length 0 names nothing")
     kind = FaultKind.LATENT if latent else FaultKind.ONCE if once else FaultKind.UNTIL_WRITTEN
-    faults = parse_plan(plan.read_text()) if plan is not None else []
+    faults = _read_plan(plan) if plan is not None else []
     if offset is not None and length is not None:
         faults.append(Fault.of(Extent(offset, length), kind))
-    opened = open_target(target, writable=True)
+    try:
+        opened = announced(open_target(target, writable=True))
+    except UnknownStateError as error:  # nobody asked for a state: this could not be done
+        raise DaxmendError(str(error)) from None
     try:
         if uninject:
             done = [(opened.uninject(fault.extent), "free of poison") for fault in faults]
@@ -58,6 +64,17 @@ def command(
     finally:
         opened.close()
     _report(target, done, as_json)
+
+
+def _read_plan(plan: Path) -> list[Fault]:
+    try:
+        faults = parse_plan(plan.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{plan} is not text: byte {error.start} is not UTF-8") from None
+    for fault in faults:
+        if fault.pattern != NO_FILES:
+            raise UsageError(f"{plan}: '{fault}': a device has no files; the pattern must be -")
+    return faults
 
 
 def _report(target: Path, done: list[tuple[Extent, str]], as_json: bool) -> None:

@@ -16,12 +16,17 @@ from daxmend.mounts.raw import MountOptions, OpenMode
 @click.argument("directory", type=PATH)
 @click.option("--raw", is_flag=True, help="Show the device itself, as DIRECTORY/device.")
 @click.option(
-    "-o", "options", default="", help="recovery=on|off, open=auto|direct|cached, verify_writes"
+    "-o", "options", multiple=True, help="recovery=on|off, open=auto|direct|cached, verify_writes"
 )
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until unmounted.")
 @click.option("--log", type=PATH, help="Where the server writes complaints.")
 def command(
-    pool: Path, directory: Path, raw: bool, options: str, foreground: bool, log: Path | None
+    pool: Path,
+    directory: Path,
+    raw: bool,
+    options: tuple[str, ...],
+    foreground: bool,
+    log: Path | None,
 ) -> None:
     """Mount POOL at DIRECTORY (empty, existing); returns when it is ready.
 
@@ -29,7 +34,7 @@ def command(
     """
     if not raw:
         raise click.UsageError(f"{pool} holds a raw device: daxmend mount --raw {pool} {directory}")
-    parsed = parse_options(options)
+    parsed = parse_options(",".join(options))
     if foreground:
         serve(pool, directory, parsed)
     else:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from daxmend.errors import UsageError
+from daxmend.rescue import Target
 from daxmend.units import parse_size
 
 
@@ -42,6 +43,13 @@ PATH = UntouchedPath()
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document instead."
 )
+
+
+def announced(target: Target) -> Target:
+    """The target, after what it has to say of itself is said on stderr."""
+    for notice in target.notices:
+        click.echo(f"daxmend: {notice}", err=True)
+    return target
 
 
 def print_json(document: object) -> None:

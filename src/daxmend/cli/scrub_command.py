@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from daxmend.cli.option import PATH, SIZE, json_option, print_json
+from daxmend.cli.option import PATH, SIZE, announced, json_option, print_json
 from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE
 from daxmend.extent import Extent
 from daxmend.rescue import Target, open_target
@@ -24,7 +24,7 @@ def command(target: Path, offset: int | None, length: int | None, as_json: bool)
     if (offset is None) != (length is None):
         raise click.UsageError("--offset and --length go together")
     extent = None if offset is None or length is None else Extent(offset, length)
-    opened = open_target(target, writable=True)
+    opened = announced(open_target(target, writable=True))
     try:
         before = sum(run.length for run in opened.badblocks())
         _run(opened, extent, show_progress=not as_json)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from daxmend.cli.option import PATH, json_option, print_json
+from daxmend.cli.option import PATH, announced, json_option, print_json
 from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE
 from daxmend.rescue import open_target
 from daxmend.units import format_size
@@ -20,7 +20,7 @@ def command(target: Path, as_json: bool) -> int:
 
     Exits 0 if the record is empty, 4 if bad ranges remain, 2 if it could not be asked.
     """
-    opened = open_target(target)
+    opened = announced(open_target(target))
     try:
         status = opened.status()
     finally:

@@ -208,6 +208,10 @@ def _zero(device: DaxDevice, extent: Extent, unit: int) -> None:
     head = Extent.between(extent.offset, min(align_up(extent.offset, unit), extent.end))
     tail = Extent.between(max(align_down(extent.end, unit), head.end), extent.end)
     edges = [edge for edge in (head, tail) if edge.length]
+    if not device.allows_recovery and _first_bad(device, extent.widened(unit)) is not None:
+        raise BadBlockError(
+            device.name, extent.offset, extent.length, hint="recovery is switched off"
+        )
     for edge in edges:
         _check_edge(device, edge, unit)
     whole = Extent.between(head.end, tail.offset)

@@ -1,5 +1,5 @@
 """Fault plans: which bytes fail, and how; as text and as objects."""
 
-from daxmend.faults.plan import Fault, FaultKind, format_plan, parse_plan
+from daxmend.faults.plan import NO_FILES, Fault, FaultKind, format_plan, parse_plan
 
-__all__ = ["Fault", "FaultKind", "format_plan", "parse_plan"]
+__all__ = ["NO_FILES", "Fault", "FaultKind", "format_plan", "parse_plan"]

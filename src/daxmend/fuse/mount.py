@@ -19,6 +19,7 @@ from typing import Final
 
 from daxmend.errors import BusyError, UnsupportedError, UsageError
 from daxmend.host.mountinfo import Mount, find_mount
+from daxmend.host.mountprobe import MountState, probe_mount
 
 MS_RDONLY: Final = 1
 MS_NOSUID: Final = 2
@@ -29,18 +30,9 @@ UMOUNT_NOFOLLOW: Final = 8
 
 _DEVICE: Final = "/dev/fuse"
 _CONNECTIONS: Final = "/sys/fs/fuse/connections"
-_PROBE_SECONDS: Final = 2.0
 _UMOUNT_SECONDS: Final = 10.0
 
-# Children end with the errno as their exit status. The attributes of a dead mount's root may still
-# be cached, so stat(2) can succeed; statfs(2) always asks the server.
-_STATFS_PROGRAM: Final = """
-import os, sys
-try:
-    os.statvfs(sys.argv[1])
-except OSError as error:
-    sys.exit(error.errno)
-"""
+# The child ends with the errno as its exit status.
 _UMOUNT_PROGRAM: Final = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -123,13 +115,7 @@ def is_dead(mount: Mount) -> bool:
     False also where that cannot be known: a server that does not answer in time is not dead, and
     another user's mount does not tell.
     """
-    if not mount.is_fuse:
-        return False
-    try:
-        status = _in_child(_STATFS_PROGRAM, mount.mount_point, timeout=_PROBE_SECONDS)
-    except OSError:  # no child can be had
-        return False
-    return status == errno.ENOTCONN
+    return mount.is_fuse and probe_mount(mount) is MountState.DEAD
 
 
 def _check_mountpoint(mountpoint: Path) -> str:

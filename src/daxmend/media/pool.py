@@ -238,7 +238,9 @@ def open_pool(path: Path, *, writable: bool = True, make_backing: MakeBacking = 
 
 
 def is_pool(path: Path) -> bool:
-    """True if the file at `path` starts like a pool, whole or damaged."""
+    """True if `path` is a file that starts like a pool, whole or damaged."""
+    if not path.is_file():  # opening a FIFO would wait for its writer
+        return False
     with open(path, "rb") as file:
         return any(_has_magic(file.fileno(), offset) for offset in _COPIES)
 
@@ -331,7 +333,8 @@ def _read_header(fd: int, path: Path) -> tuple[Header, list[Repair]]:
     """The header from the first copy that proves itself, and which copy does not."""
     if not any(_has_magic(fd, offset) for offset in _COPIES):
         raise UsageError(
-            f"{path} is not a daxmend pool; make one with: daxmend create {path}.pool --size 1G"
+            f"{path} is not a daxmend pool; make one with: "
+            f"daxmend create {path}.pool --size 1G --raw"
         )
     headers: dict[int, Header] = {}
     failures: list[tuple[int, DaxmendError]] = []

@@ -15,6 +15,7 @@ from threading import Thread
 from types import FrameType
 from typing import NoReturn
 
+from daxmend.dax.api import Recovery
 from daxmend.errors import EXIT_FAILED, DaxmendError
 from daxmend.fuse import Session, find_mount, mount, unmount
 from daxmend.mounts.raw import MountOptions, RawMount
@@ -68,6 +69,9 @@ def serve(
     Must be called on the main thread, for the sake of the signals.
     """
     device = open_device(str(pool))
+    device.allows_recovery = options.recovery is not Recovery.NEVER  # for every way to write
+    for notice in device.notices:
+        sys.stderr.write(f"daxmend: {notice}\n")
     try:
         handler = RawMount(device, options=options, on_ready=on_ready)
         fd = mount(mountpoint, fsname=str(pool.absolute()), subtype=SUBTYPE)
@@ -109,10 +113,16 @@ def _run_server(
         if is_ready:
             sys.stderr.write(f"daxmend: {error}\n")
         else:
-            say(str(error), status)
+            say(_describe(error), status)
     finally:
         sys.stderr.flush()
         os._exit(status)
+
+
+def _describe(error: DaxmendError | OSError) -> str:
+    if isinstance(error, DaxmendError) or error.filename is None:
+        return str(error)
+    return f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
 def _detach(log: Path | None) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from threading import Event, Thread
 
 from daxmend.dax.api import DaxDevice
-from daxmend.errors import BusyError
+from daxmend.errors import BusyError, DaxmendError
 from daxmend.extent import Extent
 
 
@@ -19,15 +19,17 @@ class Scrubber:
         self.done_count = 0
         self.scrubbed = 0  # bytes of the running scrub, or of the last one
         self.total = 0
+        self.error = ""  # what stopped the last one
         self._device = device
         self._log = log
         self._thread: Thread | None = None
+        self._is_running = False
         self._stop = Event()
 
     @property
     def is_running(self) -> bool:
         """True from `start` until the last slice is done."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._is_running
 
     @property
     def state(self) -> str:
@@ -41,7 +43,8 @@ class Scrubber:
         """
         if self.is_running:
             raise BusyError("a scrub is running; wait for it to end")
-        self.scrubbed, self.total = 0, extent.length
+        self.scrubbed, self.total, self.error = 0, extent.length, ""
+        self._is_running = True
         slices = self._device.scrub(extent)
         self._thread = Thread(target=self._run, args=(slices, on_end), name="scrub", daemon=True)
         self._thread.start()
@@ -59,8 +62,9 @@ class Scrubber:
                 if self._stop.is_set():
                     return
             self.done_count += 1
-        except OSError as error:
+        except (DaxmendError, OSError) as error:
+            self.error = str(error)
             self._log(f"scrub: {error}")
         finally:
-            self._thread = None
+            self._is_running = False
             on_end()

@@ -50,7 +50,12 @@ class Status:
             "poison": lengths.get("poison"),
             "healed": self._healed,
             "events": dict(self._events),
-            "scrub": {"state": scrub.state, "scrubbed": scrub.scrubbed, "total": scrub.total},
+            "scrub": {
+                "state": scrub.state,
+                "scrubbed": scrub.scrubbed,
+                "total": scrub.total,
+                "error": scrub.error,
+            },
         }
 
     def metrics(self) -> str:

@@ -72,21 +72,28 @@ class PmemDevice:
         self._medium.on_healed = self._healed_lines.extend
         self._medium.on_consumed = self._record_consumed
         self._medium.not_present = self._record.badblocks.recorded.extents
-        if pool.is_writable:
-            self._heal_copies()
+        self.notices: list[str] = []  # what whoever opened it should be told (R45)
+        self._look_at_copies()
         for intent in list(self._record.intents.values()):
             self._healer.judge(intent)
 
-    def _heal_copies(self) -> None:
-        self._record.heal()
-        self._medium.journal.heal()
+    def _look_at_copies(self) -> None:
+        """Rewrite damaged copies, if the pool is open for that; either way, say so."""
+        if self.pool.is_writable:
+            self._record.heal()
+            self._medium.journal.heal()
         for structure, repairs in (
             ("header", self.pool.repairs),
             ("record", self._record.repairs),
             ("poison", self._medium.journal.repairs),
         ):
             for repair in repairs:
-                self.events.publish(CopyHealed(structure, repair.copy, repair.reason))
+                what = f"{self.name}: {structure}, copy {repair.copy}: {repair.reason}"
+                if self.pool.is_writable:
+                    self.notices.append(f"{what}; rewritten from the other copy")
+                    self.events.publish(CopyHealed(structure, repair.copy, repair.reason))
+                else:
+                    self.notices.append(f"{what}; the other copy is used")
 
     def close(self) -> None:
         """Make everything durable and give the pool back."""
@@ -104,7 +111,8 @@ class PmemDevice:
         if not self.pool.is_writable:
             return [Capability(extent, False, False, False, "the pool is open read-only")]
         if not self.allows_recovery:
-            return [Capability(extent, False, True, True, "recovery is switched off")]
+            can_zero = not self._record.badblocks.check(extent)
+            return [Capability(extent, False, can_zero, True, "recovery is switched off")]
         return [Capability(extent, True, True, True, "")]
 
     # -- access ----------------------------------------------------------------------------

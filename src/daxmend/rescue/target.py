@@ -4,6 +4,7 @@ A command that is given a locked pool goes through its mount, and the answer is 
 "The pool").
 """
 
+import errno
 import json
 import os
 import select
@@ -12,10 +13,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from daxmend.errors import BusyError, UnknownStateError, UsageError
+from daxmend.errors import BusyError, DaxmendError, UnknownStateError, UsageError
 from daxmend.extent import Extent, check_bounds, format_badblocks, merged, parse_badblocks_line
 from daxmend.faults import Fault, FaultKind
-from daxmend.host.mountinfo import find_mount_of
+from daxmend.host.mountinfo import Mount, find_mount, find_mount_of
+from daxmend.host.mountprobe import MountState, probe_mount
 from daxmend.media.pool import is_pool, open_pool, read_owner
 from daxmend.pmem.device import PmemDevice
 from daxmend.units import CACHELINE
@@ -37,6 +39,7 @@ class Target(Protocol):
     """What every command can ask. Offsets are bytes from the start of the device (R47)."""
 
     name: str
+    notices: list[str]  # what the operator should know of the target itself
 
     def badblocks(self) -> list[Extent]:
         """The record, merged."""
@@ -65,13 +68,16 @@ def open_target(path: Path, *, writable: bool = False) -> Target:
 
     Raises `UsageError` for what is neither, `UnknownStateError` where it may not be asked.
     """
-    mountpoint = _daxmend_mount_of(path)
-    if mountpoint is not None:
-        return MountTarget(mountpoint, str(path))
-    if path.is_dir():
-        raise UsageError(f"{path} is a directory without a daxmend mount; mount a pool there first")
+    mount = find_mount_of(path)
+    if mount is not None and mount.fstype == _FILE_SYSTEM_TYPE:
+        return _open_mount(mount, str(path))
     try:
-        if not is_pool(path):
+        if path.is_dir():
+            raise UsageError(
+                f"{path} is a directory without a daxmend mount; mount a pool there first"
+            )
+        is_other = path.exists() and not path.is_file()  # reading a FIFO would wait for ever
+        if is_other or not is_pool(path):
             raise UsageError(f"{path} is not a daxmend pool, nor a daxmend mount")
         owner = read_owner(path)
     except PermissionError as error:
@@ -79,9 +85,24 @@ def open_target(path: Path, *, writable: bool = False) -> Target:
     if owner is None:
         return PoolTarget(path, writable=writable)
     pid, mounted_at = owner
-    if not mounted_at:
-        raise BusyError(f"{path} is in use by process {pid}")
-    return MountTarget(Path(mounted_at), str(path))
+    mount = find_mount(mounted_at) if mounted_at else None
+    if mount is None or mount.fstype != _FILE_SYSTEM_TYPE:
+        raise BusyError(f"{path} is in use by process {pid}; end it, or wait for it")
+    return _open_mount(mount, str(path))
+
+
+def _open_mount(mount: Mount, name: str) -> Target:
+    """The mount, if its server can be asked (R44)."""
+    where = mount.mount_point
+    complaint = {
+        MountState.DEAD: f"the server of {where} has died; clean up with: daxmend umount {where}",
+        MountState.SILENT: f"the server of {where} does not answer; force it with: "
+        f"daxmend umount -F {where}",
+        MountState.CLOSED: f"{where} is another user's own mount; only its owner can ask",
+    }.get(probe_mount(mount))
+    if complaint:
+        raise UnknownStateError(f"{name}: {complaint}")
+    return MountTarget(Path(where), name)
 
 
 class PoolTarget:
@@ -91,6 +112,7 @@ class PoolTarget:
         self.name = str(path)
         self._device = PmemDevice(open_pool(path, writable=writable))
         self._whole = Extent(0, self._device.size)
+        self.notices = self._device.notices
 
     def badblocks(self) -> list[Extent]:
         """See `Target`."""
@@ -151,8 +173,12 @@ class MountTarget:
 
     def __init__(self, mountpoint: Path, name: str) -> None:
         self.name = name
+        self.notices: list[str] = []
         self._control = mountpoint / CONTROL_DIRECTORY
-        self._size = (mountpoint / "device").stat().st_size
+        try:
+            self._size = (mountpoint / "device").stat().st_size
+        except OSError as error:
+            raise UnknownStateError(_why_unreachable(mountpoint, error)) from None
 
     def badblocks(self) -> list[Extent]:
         """See `Target`."""
@@ -203,7 +229,10 @@ class MountTarget:
             while True:
                 is_running = b"+" in os.pread(file.fileno(), 64, 0)
                 scrub = self.status()["scrub"]
-                now = scrub["scrubbed"] if isinstance(scrub, dict) and is_running else whole.length
+                assert isinstance(scrub, dict)
+                if scrub["error"]:
+                    raise DaxmendError(f"{self.name}: the scrub stopped: {scrub['error']}")
+                now = scrub["scrubbed"] if is_running else whole.length
                 yield Extent(whole.offset + done, now - done)
                 done = now
                 if not is_running:
@@ -231,7 +260,7 @@ class MountTarget:
             file.write(text)
 
 
-def _daxmend_mount_of(path: Path) -> Path | None:
-    """The mount point that holds `path`, if that is a daxmend mount."""
-    found = find_mount_of(path)
-    return Path(found.mount_point) if found and found.fstype == _FILE_SYSTEM_TYPE else None
+def _why_unreachable(mountpoint: Path, error: OSError) -> str:
+    if error.errno == errno.ENOTCONN:
+        return f"{mountpoint} is a dead mount, its server has gone: daxmend umount {mountpoint}"
+    return f"{mountpoint}: {error.strerror}; only its owner can ask"
