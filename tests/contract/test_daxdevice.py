@@ -261,6 +261,20 @@ def test_the_whole_page_heals_with_its_latent_lines(dax: FaultyDevice) -> None:
     assert_only(dax, BAD_PAGE, data)
 
 
+def test_a_recovery_leaves_no_poison_behind_that_nobody_knew_of(dax: FaultyDevice) -> None:
+    """R14, R45: success means that what was written can be read, also over latent poison alone."""
+    dax.inject(Extent(BAD_PAGE.offset + 100, 1), latent=True)
+    data = NEW[BAD_PAGE.offset : BAD_PAGE.end]
+    assert dax.recovery_write(BAD_PAGE.offset, data) == PAGE
+    assert_only(dax, BAD_PAGE, data)
+    dax.inject(BAD_SECTOR)
+    dax.inject(Extent(BAD_SECTOR.end, 1), latent=True)
+    dax.inject(Extent(BAD_SECTOR.end + SECTOR, 1), latent=True)
+    assert dax.write_sectors(BAD_SECTOR.offset // SECTOR, data[: 2 * SECTOR]) == 2 * SECTOR
+    assert record(dax) == []
+    assert list(dax.poison(ALL)) == [Extent(BAD_SECTOR.end + SECTOR, CACHELINE)], "not its range"
+
+
 def test_kept_bytes_are_data_like_all_the_rest(dax: FaultyDevice) -> None:
     """R16, R46."""
     dax.inject(BAD_SECTOR)

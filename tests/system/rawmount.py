@@ -5,6 +5,7 @@ what may die of SIGBUS is a child of that one, and the mount's server is nobody'
 hangs is freed by aborting the connection.
 """
 
+import codecs
 import contextlib
 import ctypes
 import faulthandler
@@ -69,6 +70,7 @@ class User(NamedTuple):
 
 
 ROOT = User("root", 0, 0)
+codecs.lookup("ascii")  # imported now: an ordinary user may not be able to do that later
 
 _CLONE_NEWNS = 0x20000
 _MS_REC_PRIVATE = 0x4000 | 0x40000

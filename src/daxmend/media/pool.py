@@ -10,6 +10,7 @@
 
 import fcntl
 import os
+import stat
 import struct
 import time
 import uuid as _uuid
@@ -239,7 +240,7 @@ def open_pool(path: Path, *, writable: bool = True, make_backing: MakeBacking = 
 
 def is_pool(path: Path) -> bool:
     """True if `path` is a file that starts like a pool, whole or damaged."""
-    if not path.is_file():  # opening a FIFO would wait for its writer
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait for its writer
         return False
     with open(path, "rb") as file:
         return any(_has_magic(file.fileno(), offset) for offset in _COPIES)
@@ -347,7 +348,11 @@ def _read_header(fd: int, path: Path) -> tuple[Header, list[Repair]]:
     if not headers:
         errors = [error for _, error in failures]
         raise next((e for e in errors if isinstance(e, UnsupportedError)), errors[0])
-    return next(iter(headers.values())), [Repair(copy, str(error)) for copy, error in failures]
+    return next(iter(headers.values())), [Repair(copy, _reason(error)) for copy, error in failures]
+
+
+def _reason(error: DaxmendError) -> str:
+    return f"its {error.field} is wrong" if isinstance(error, CorruptionError) else str(error)
 
 
 def _lock(fd: int, path: Path, *, exclusive: bool) -> None:

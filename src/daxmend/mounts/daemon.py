@@ -68,6 +68,7 @@ def serve(
 
     Must be called on the main thread, for the sake of the signals.
     """
+    mountpoint = mountpoint.absolute()
     device = open_device(str(pool))
     device.allows_recovery = options.recovery is not Recovery.NEVER  # for every way to write
     for notice in device.notices:
@@ -76,7 +77,7 @@ def serve(
         handler = RawMount(device, options=options, on_ready=on_ready)
         fd = mount(mountpoint, fsname=str(pool.absolute()), subtype=SUBTYPE)
         session = Session(fd, handler)
-        device.pool.set_owner(str(mountpoint.absolute()))
+        device.pool.set_owner(str(mountpoint))
         with _stopped_by_signals(session, handler, mountpoint):
             try:
                 session.run()
@@ -126,7 +127,7 @@ def _describe(error: DaxmendError | OSError) -> str:
 
 
 def _detach(log: Path | None) -> None:
-    """Let go of the terminal; what is still said goes to the log."""
+    """Let go of terminal and directory; what is still said goes to the log."""
     null = os.open(os.devnull, os.O_RDWR)
     target = (
         os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if log is not None else null
@@ -136,6 +137,7 @@ def _detach(log: Path | None) -> None:
     os.dup2(target, 2)
     for fd in {null, target} - {0, 1, 2}:
         os.close(fd)
+    os.chdir("/")
 
 
 @contextlib.contextmanager

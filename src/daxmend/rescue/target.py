@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import select
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -72,12 +73,11 @@ def open_target(path: Path, *, writable: bool = False) -> Target:
     if mount is not None and mount.fstype == _FILE_SYSTEM_TYPE:
         return _open_mount(mount, str(path))
     try:
-        if path.is_dir():
+        if stat.S_ISDIR(path.stat().st_mode):
             raise UsageError(
                 f"{path} is a directory without a daxmend mount; mount a pool there first"
             )
-        is_other = path.exists() and not path.is_file()  # reading a FIFO would wait for ever
-        if is_other or not is_pool(path):
+        if not is_pool(path):
             raise UsageError(f"{path} is not a daxmend pool, nor a daxmend mount")
         owner = read_owner(path)
     except PermissionError as error:
@@ -256,7 +256,7 @@ class MountTarget:
             ) from None
 
     def _write(self, name: str, text: str) -> None:
-        with open(self._control / name, "w", encoding="ascii") as file:
+        with open(self._control / name, "w", encoding="utf-8") as file:
             file.write(text)
 
 

@@ -107,6 +107,28 @@ def test_the_first_fence_makes_durable_what_a_killed_owner_left(
     backing.close()
 
 
+def test_a_sync_that_failed_once_is_never_taken_back(
+    shm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R45: the kernel reports a failed write-back once, and calls the pages clean afterwards."""
+
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "planted")
+
+    backing = open_backing(shm / "backing", Durability.MACHINE)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        with pytest.raises(OSError, match="could not be made durable"):
+            backing.fence()
+    for _ in range(2):
+        with pytest.raises(OSError, match="open it again"):
+            backing.fence()
+    with pytest.raises(OSError, match="open it again"):
+        backing.close()
+    with pytest.raises(OSError):
+        os.fstat(backing.fd)
+
+
 def test_closing_makes_durable_and_may_be_repeated(shm: Path, syncs: list[int]) -> None:
     backing = open_backing(shm / "backing", Durability.MACHINE)
     backing.fence()
