@@ -191,7 +191,7 @@ def test_kill_9_with_files_open_and_mapped_can_be_cleaned_up_and_old_opens_stay_
         raw.must_umount()
         raw.must_mount()
         raw.pwrite(NEW, 0)
-        for attempt in (lambda: os.pread(fd, PAGE, 0), lambda: os.pwrite(fd, b"x", 0)):
+        for attempt in (lambda: os.pread(fd, PAGE, 100 * PAGE), lambda: os.pwrite(fd, b"x", 0)):
             with pytest.raises(OSError):
                 attempt()
         mapping.store(0, 0x42)  # into the old server's cache, if that is still there

@@ -47,7 +47,9 @@ def command(
         raise click.UsageError("give --offset and --length, or --plan")
     if length == 0:
         raise click.UsageError("--length 0 names nothing")
-    kind = FaultKind.LATENT if latent else FaultKind.ONCE if once else FaultKind.UNTIL_WRITTEN
+    kind = FaultKind.ONCE if once else FaultKind.UNTIL_WRITTEN
+    if latent or uninject:  # of lines, not of sectors
+        kind = FaultKind.LATENT
     faults = _read_plan(plan) if plan is not None else []
     if offset is not None and length is not None:
         faults.append(Fault.of(Extent(offset, length), kind))

@@ -18,6 +18,7 @@ from daxmend.dax.io import Write
 from daxmend.errors import MediaError
 from daxmend.events import Event, RecoveryDone, RecoveryRefused, ZeroinitDone
 from daxmend.extent import Extent
+from daxmend.units import align_down
 
 
 class _Held(NamedTuple):
@@ -66,15 +67,24 @@ class CutWrites:
         return self._complete(fh, held, data, recovery)
 
     def _write_from(self, fh: int, offset: int, data: memoryview, recovery: Recovery) -> int:
-        try:
-            count = self._write(self._device, offset, data, recovery)
-        except MediaError:
-            if self._hold(fh, offset, data, recovery):
-                return len(data)
-            raise
-        if count < len(data) and self._hold(fh, offset + count, data[count:], recovery):
-            return len(data)
-        return count
+        """Write, and hold what may be the first half of a bad unit."""
+        tail = self._first_half(Extent(offset, len(data)))
+        if recovery is Recovery.NEVER or not tail.length:
+            return self._write(self._device, offset, data, recovery)
+        head = data[: tail.offset - offset]
+        count = self._write(self._device, offset, head, recovery) if head else 0
+        if count < len(head):
+            return count
+        self._hold(fh, tail.offset, data[count:])
+        return len(data)
+
+    def _first_half(self, extent: Extent) -> Extent:
+        """The end of the extent, if it is a part of a bad unit from that one's first byte on."""
+        tail = Extent.between(align_down(extent.end, self._unit), extent.end)
+        if not tail.length or tail.offset < extent.offset:
+            return Extent(extent.end, 0)
+        bad = next(iter(self._device.badblocks(tail.widened(self._unit))), None)
+        return tail if bad is not None else Extent(extent.end, 0)
 
     def _complete(self, fh: int, held: _Held, data: memoryview, recovery: Recovery) -> int:
         """Write the held bytes and `data` as one."""
@@ -89,15 +99,10 @@ class CutWrites:
             raise MediaError(self._device.name, held.offset, len(joined))
         return count
 
-    def _hold(self, fh: int, offset: int, tail: memoryview, recovery: Recovery) -> bool:
-        """Keep the tail of a request if the rest of its bad unit may follow."""
-        unit = Extent(offset, 1).widened(self._unit)
-        if recovery is Recovery.NEVER or offset != unit.offset or len(tail) >= unit.length:
-            return False
+    def _hold(self, fh: int, offset: int, tail: memoryview) -> None:
         held = _Held(offset, bytes(tail))
         self._device.hold(held.offset, held.data)
         self._held[fh] = held
-        return True
 
     def _drop(self, fh: int, held: _Held) -> None:
         self._failed.add(fh)

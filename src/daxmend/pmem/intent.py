@@ -53,7 +53,7 @@ class Kept(NamedTuple):
 class Intent(NamedTuple):
     """One recovery. `runs` are aligned to `grain`, ascending.
 
-    For each unit, 8 bytes of `checksums` say what it will hold, and 8 of `before` what it held, with
+    For each unit 8 bytes of `checksums` say what it will hold, 8 of `before` what it held, with
     a pattern for each poisoned line: so an untouched unit is told from one that the medium has
     cleared in part.
     """
