@@ -44,10 +44,7 @@ TOP_LEVEL = {*LEAVES, *ALLOWED}
 KNOWN_EXCEPTIONS: dict[tuple[str, str], str] = {
     ("rescue", "media"): "is_pool, open_pool and read_owner through `stack`",
     ("rescue", "pmem"): "open_device through `stack`, with a read-only way",
-    (
-        "rescue",
-        "faults",
-    ): "let the table say that `rescue` may read fault plans",
+    ("rescue", "faults"): "let the table of the design allow it",
 }
 
 

@@ -61,7 +61,7 @@ class Rehearsal:
         return self
 
     def explore(
-        self, operation: Callable[[PmemDevice], object], touched: Extent, samples: int = 3
+        self, operation: Callable[[PmemDevice], object], touched: Extent, samples: int = 2
     ) -> int:
         """Stop it everywhere; returns at how many points."""
         self.touched = touched

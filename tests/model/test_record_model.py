@@ -109,7 +109,7 @@ class RecordMachine(RuleBasedStateMachine):
 
 
 TestRecord = RecordMachine.TestCase
-TestRecord.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestRecord.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
 def test_the_sequence_that_loses_a_sector_in_linux(shm: Path) -> None:

@@ -91,7 +91,9 @@ class Window:
     """Direct access to a range of a device: memory that is checked in software at every access.
 
     Offsets count from the window's start. A window is good for the call it was asked for; one
-    that is kept sees later poison, but not later changes of the record.
+    that is kept sees later poison, but not later changes of the record. After a recovery ask
+    again: a store through an older window is not ordered behind the recovery's last step, and a
+    crash before the next fence would then cost the page (persistence.md §3.3).
     """
 
     __slots__ = ("_memory", "_offset", "length")
