@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import faulthandler
 import grp
+import importlib
 import io
 import os
 import pickle
@@ -70,7 +71,11 @@ class User(NamedTuple):
 
 
 ROOT = User("root", 0, 0)
-codecs.lookup("ascii")  # imported now: an ordinary user may not be able to do that later
+
+# Now, because an ordinary user may not be able to import them later, and children need not again.
+codecs.lookup("ascii")
+for _command in daxmend.cli.COMMANDS:
+    importlib.import_module(f"daxmend.cli.{_command}_command")
 
 _CLONE_NEWNS = 0x20000
 _MS_REC_PRIVATE = 0x4000 | 0x40000

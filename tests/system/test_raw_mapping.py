@@ -10,6 +10,7 @@ import pytest
 from rawmount import NEW, PAGE, SECTOR, Mounted, died_of_sigbus, in_child, pattern, program, wait
 
 pytestmark = pytest.mark.timeout(60, method="signal")
+DIAGONAL = True
 
 BUS_ADRERR = 2
 

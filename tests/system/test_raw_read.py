@@ -8,6 +8,7 @@ import pytest
 from rawmount import PAGE, SECTOR, Mounted, Ran, pattern, program
 
 pytestmark = pytest.mark.timeout(60, method="signal")
+DIAGONAL = True
 
 GOOD = b"".join(map(pattern, range(64))) + bytes(64 * PAGE)
 

@@ -33,11 +33,12 @@ def read(device: DaxDevice, extent: Extent) -> bytes:
 
     Raises `MediaError` if the first byte's sector is bad.
     """
+    length = extent.length
     sequence = device.sequence
     try:
         window = device.direct_access(extent, _NORMAL)
-        if window.length >= extent.length:
-            data = window.load(0, extent.length)
+        if window.length >= length:
+            data = window.load(0, length)
             if device.sequence == sequence:  # else the record changed under the copy (R19)
                 return data
     except (BadBlockError, PoisonError):
