@@ -5,6 +5,7 @@ mount, or have acknowledged ones dropped. Randomness prints its seed.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import itertools
@@ -13,6 +14,7 @@ import os
 import random
 import signal
 import struct
+import threading
 import time
 from pathlib import Path
 
@@ -324,8 +326,6 @@ def test_offsets_beyond_reason_are_errors(raw: Mounted) -> None:
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> int:
     """The errno of fallocate(2), 0 for success."""
-    import ctypes
-
     libc = ctypes.CDLL(None, use_errno=True)
     libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
     return ctypes.get_errno() if libc.fallocate(fd, mode, offset, length) else 0
@@ -405,6 +405,32 @@ def test_a_vector_of_odd_pieces_heals_the_pages_that_it_covers_together_r15(raw:
     assert raw.pread(sum(map(len, pieces)), 5 * PAGE) == b"".join(pieces)
 
 
+def test_closing_duplicates_beside_a_large_write_does_not_cut_it_short_r50(raw: Mounted) -> None:
+    """A close of a duplicate reaches the server between the requests of one pwrite."""
+    data = memoryview(os.urandom(MIB + 9 * PAGE))[1001 : 1001 + MIB + 5 * PAGE]
+    fd = os.open(raw.device, os.O_RDWR)
+    ended = threading.Event()
+
+    def close_duplicates() -> None:
+        while not ended.is_set():
+            errno_of(lambda: os.close(os.dup(fd)))
+
+    closers = [threading.Thread(target=close_duplicates) for _ in range(2)]
+    for closer in closers:
+        closer.start()
+    try:
+        for _ in range(40):
+            raw.make_bad(0, 300)
+            assert os.pwrite(fd, data, 0) == len(data)
+            assert raw.badblocks.startswith(f"{len(data) // SECTOR} ")
+    finally:
+        ended.set()
+        for closer in closers:
+            closer.join()
+    os.close(fd)
+    assert raw.pread(len(data), 0) == data
+
+
 def test_a_sector_written_in_small_pieces_is_bad_until_the_last_one_r50(raw: Mounted) -> None:
     raw.make_bad(5)
     fd = os.open(raw.device, os.O_RDWR)
@@ -420,6 +446,72 @@ def test_a_sector_written_in_small_pieces_is_bad_until_the_last_one_r50(raw: Mou
     errno_of(lambda: os.close(fd))
     raw.pwrite(b"c" * 7 * SECTOR, 5 * PAGE + SECTOR)
     assert raw.pread(PAGE, 5 * PAGE) == b"b" * SECTOR + b"c" * 7 * SECTOR
+
+
+def test_a_buffer_that_ends_in_unmapped_memory_heals_what_was_given_and_no_more(
+    raw: Mounted,
+) -> None:
+    """The kernel takes what it can of the buffer: whole sectors of that heal, a part is refused."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.pwrite.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    for given in (PAGE, 3 * SECTOR, 1000, 100):
+        raw.make_bad(5, 2)
+        memory = mmap.mmap(-1, 2 * PAGE)
+        memory[:PAGE] = b"g" * PAGE
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        assert libc.munmap(address + PAGE, PAGE) == 0
+        fd = os.open(raw.device, os.O_RDWR)
+        count = libc.pwrite(fd, address + PAGE - given, 2 * PAGE, 5 * PAGE)
+        assert count in (-1, given)
+        has_half = count > 0 and count % SECTOR > 0
+        assert errno_of(lambda fd=fd: os.close(fd)) == (errno.EIO if has_half else 0)
+        healed = max(count, 0) // SECTOR
+        assert raw.badblocks == f"{40 + healed} {16 - healed}\n"
+        if healed and raw.is_direct:
+            assert raw.pread(PAGE, 5 * PAGE) == b"g" * healed * SECTOR
+
+
+def numbers(text: str) -> list[list[int]]:
+    """The lines of a control file."""
+    return [list(map(int, line.split())) for line in text.splitlines()]
+
+
+def test_a_scrub_beside_writers_records_what_is_poisoned_and_nothing_else_r4(raw: Mounted) -> None:
+    seed = time.time_ns() & 0xFFFFFFFF
+    print("seed", seed)
+    chosen = random.Random(seed)
+
+    def heal_and_poison() -> None:
+        with raw.opened() as fd:
+            while True:
+                page = chosen.randrange(256)
+                if chosen.random() < 0.5:
+                    raw.write_control("poison", f"{page * PAGE + 64 * chosen.randrange(64)} 64\n")
+                else:
+                    os.pwrite(fd, NEW, page * PAGE)
+
+    client = in_child(heal_and_poison)
+    for _ in range(30):
+        raw.write_control("scrub", "1\n")
+        wait_until(lambda: "+" not in raw.read_control("scrub"), "the scrub ends")
+    os.kill(client, signal.SIGKILL)
+    assert wait(client) == -signal.SIGKILL
+    raw.write_control("scrub", "1\n")
+    wait_until(lambda: "+" not in raw.read_control("scrub"), "the scrub ends")
+    recorded = raw.badblocks
+    poisoned = set()
+    for offset, length in (
+        map(int, row.split()) for row in raw.read_control("poison").splitlines()
+    ):
+        poisoned |= set(range(offset // SECTOR, (offset + length - 1) // SECTOR + 1))
+    rows = [tuple(map(int, row.split())) for row in recorded.splitlines()]
+    assert {s for first, count in rows for s in range(first, first + count)} == poisoned
+    for page in range(256):
+        data = b""
+        with contextlib.suppress(OSError):
+            data = raw.pread(PAGE, page * PAGE)
+        assert data in (pattern(page)[: len(data)], NEW[: len(data)], bytes(len(data)))
 
 
 def test_readers_in_a_crowd_never_see_poison_or_half_a_write_r19(raw: Mounted) -> None:

@@ -27,6 +27,7 @@ from rawmount import (
 )
 
 from daxmend.fuse import find_mount
+from daxmend.media.pool import read_owner
 
 pytestmark = pytest.mark.timeout(60, method="signal")
 DIAGONAL = True
@@ -114,8 +115,9 @@ def durable(raw: Mounted, user: User) -> Mounted:
     return raw
 
 
-def test_after_kill_9_at_any_moment_each_page_is_bad_or_holds_what_was_written_r18(
-    durable: Mounted,
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_after_the_servers_death_at_any_moment_pages_are_bad_or_hold_what_was_written_r18(
+    durable: Mounted, number: signal.Signals
 ) -> None:
     raw = durable
     seed = time.time_ns() & 0xFFFFFFFF
@@ -125,17 +127,20 @@ def test_after_kill_9_at_any_moment_each_page_is_bad_or_holds_what_was_written_r
     for page in range(PAGES):
         raw.pwrite(content(page, 1), page * PAGE)
         ledger[page] = GOOD, 1, 1
-    for number in range(ROUNDS):
+    for turn in range(ROUNDS):
         server, first = raw.server, ledger.steps
-        client = in_child(lambda n=number: injure_and_heal(raw, ledger, seed + n))
+        client = in_child(lambda turn=turn: injure_and_heal(raw, ledger, seed + turn))
         target = first + chosen.randrange(5, 80)
         wait_until(lambda t=target: ledger.steps >= t, "the client gets on")
         moment = time.perf_counter_ns() + chosen.randrange(1_000_000)
         while time.perf_counter_ns() < moment:  # somewhere inside an operation
             pass
-        os.kill(server, signal.SIGKILL)
+        os.kill(server, number)
         assert wait(client) == 0
-        raw.must_umount()  # cleans the dead mount up
+        if number is signal.SIGKILL:
+            raw.must_umount()  # cleans the dead mount up
+        wait_until(lambda: read_owner(raw.pool) is None, "the pool is free")
+        wait_until(lambda: find_mount(raw.mountpoint) is None, "the mount is gone")
         mount_again(raw)
         for page in range(PAGES):
             check_page(raw, ledger, page)

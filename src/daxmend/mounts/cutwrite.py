@@ -118,13 +118,21 @@ class CutWrites:
         held = self._held.get(fh)
         return None if held is None else held.offset
 
+    def flush(self, fh: int) -> None:
+        """A close of one descriptor of the open: EIO if bytes of it are held or were dropped.
+
+        Drops nothing: a descriptor may have been duplicated, and another thread be in the middle
+        of a write through it.
+        """
+        if fh in self._held or fh in self._failed:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
     def sync(self, fh: int) -> None:
-        """fsync or close of an open: EIO if acknowledged bytes of it had to be dropped."""
+        """fsync of an open: no write is in the middle; drops what is held, then as `flush`."""
         held = self._held.pop(fh, None)
         if held is not None:
             self._drop(fh, held)
-        if fh in self._failed:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self.flush(fh)
 
     def release(self, fh: int) -> None:
         """The open has gone."""

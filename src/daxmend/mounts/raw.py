@@ -322,18 +322,19 @@ class RawMount(Handler):
     def flush(self, nodeid: int, fh: int, lock_owner: int) -> None:
         """A close promises nothing that fsync does not, but tells of bytes that were dropped."""
         if nodeid == DEVICE_NODEID:
-            self._report_lost(fh)  # and again: a forked child's close is another's first
+            self._cut_writes.flush(fh)
+            self._report_lost_store(fh)  # and again: a forked child's close is another's first
 
     def fsync(self, nodeid: int, fh: int, fsync_flags: int) -> None:
         self._device.fence()
         if nodeid == DEVICE_NODEID:
             try:
-                self._report_lost(fh)
+                self._cut_writes.sync(fh)
+                self._report_lost_store(fh)
             finally:
                 self._lost_stores.discard(fh)
 
-    def _report_lost(self, fh: int) -> None:
-        self._cut_writes.sync(fh)
+    def _report_lost_store(self, fh: int) -> None:
         if fh in self._lost_stores:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 

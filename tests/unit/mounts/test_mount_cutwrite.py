@@ -82,6 +82,19 @@ def test_anything_else_in_between_drops_the_half_and_says_so(raw: Mounted, offse
     raw.cut.sync(2)
 
 
+def test_closing_a_duplicate_reports_a_half_but_does_not_drop_it(raw: Mounted) -> None:
+    raw.make_bad(8)
+    raw.write(1, PAGE, b"1" * 100)
+    with pytest.raises(OSError) as info:
+        raw.cut.flush(1)
+    assert info.value.errno == errno.EIO
+    assert raw.write(1, PAGE + 100, b"2" * 412) == 412
+    assert raw.bad() == []
+    raw.cut.flush(1)
+    raw.cut.sync(1)
+    assert raw.refusals() == []
+
+
 def test_what_begins_inside_a_bad_sector_is_not_held(raw: Mounted) -> None:
     raw.make_bad(8)
     for offset, length in ((PAGE + 1, 511), (PAGE + 100, 50), (PAGE + 511, 2)):
