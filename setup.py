@@ -9,6 +9,7 @@ setup(
             sources=[
                 "src/daxmend/_native/_core.c",
                 "src/daxmend/_native/digest.c",
+                "src/daxmend/_native/digest_avx2.c",
                 "src/daxmend/_native/move.c",
                 "src/daxmend/_native/trap.c",
             ],

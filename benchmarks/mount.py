@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.harness import Row, seconds_each, versus
 from daxmend.fuse import find_mount, unmount
 from daxmend.mounts.daemon import mount_in_background
-from daxmend.mounts.raw import MountOptions
+from daxmend.mounts.option import MountOptions
 from daxmend.stack import create
 from daxmend.units import MIB, PAGE
 
@@ -70,7 +70,7 @@ def _ours(directory: Path) -> Iterator[int]:
     pool, mountpoint = directory / "mount.pool", directory / "ours"
     create(pool, _SIZE)
     mountpoint.mkdir()
-    mount_in_background(pool, mountpoint, MountOptions())
+    mount_in_background(pool, mountpoint, MountOptions(), raw=True)
     try:
         with open(mountpoint / "device", "r+b", buffering=0) as file:
             yield file.fileno()

@@ -2,7 +2,7 @@
 
 It knows nothing of journals, windows or gaps. Each operation returns the one result that
 `docs/semantics` allows, and changes the model as the device must have changed. The medium is a
-plain one (R7): it clears what it is told to.
+plain one (R7): it clears what it is told to, in its clear unit.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from daxmend.dax.api import Recovery
 from daxmend.extent import Extent
 from daxmend.media.medium import LEAK_PATTERN
-from daxmend.units import CACHELINE, PAGE, SECTOR
+from daxmend.units import CACHELINE, CLEAR_UNIT, PAGE, SECTOR, align_down, align_up
 
 Heal = Callable[[Extent, bytes], int]
 
@@ -40,12 +40,14 @@ def merged(numbers: Iterable[int], unit: int) -> list[Extent]:
 class DeviceModel:
     """A device of `size` bytes. `content` is what the medium's cells hold, poisoned or not."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, clear_unit: int = CLEAR_UNIT) -> None:
         self.size = size
+        self.clear_unit = clear_unit
         self.content = bytearray(size)
         self.poison: set[int] = set()  # lines
         self.recorded: set[int] = set()  # sectors
         self.lost: set[int] = set()  # sectors, a part of `recorded`
+        self.kept: dict[int, bytes] = {}  # readable lines of lost sectors, for salvage
 
     # -- injection (R2) and scrub (R4) ---------------------------------------------------------
 
@@ -97,11 +99,14 @@ class DeviceModel:
             for number in units(extent, unit)
             if number in numbers
             for byte in range(number * unit, (number + 1) * unit)
-            if extent.offset <= byte < extent.end
+            if extent.offset <= byte < extent.end and byte // CACHELINE not in self.kept
         }
         data = bytearray(self.content[extent.offset : extent.end])
-        for byte in missing:
-            data[byte - extent.offset] = 0
+        for at in range(extent.offset, extent.end):
+            if at in missing:
+                data[at - extent.offset] = 0
+            elif at // CACHELINE in self.kept:
+                data[at - extent.offset] = self.kept[at // CACHELINE][at % CACHELINE]
         return bytes(data), merged(missing, 1)
 
     # -- writing -------------------------------------------------------------------------------
@@ -168,7 +173,29 @@ class DeviceModel:
 
     def write_sectors(self, offset: int, data: bytes) -> int:
         """R33: the same, for whole sectors."""
+        extent = Extent(offset, len(data))
+        self.scrub(extent)
+        start, end = align_down(offset, self.clear_unit), align_up(extent.end, self.clear_unit)
+        for unit, side in (
+            (start, Extent.between(start, offset)),
+            (end - self.clear_unit, Extent.between(extent.end, end)),
+        ):
+            if self._bad_sectors(Extent(unit, self.clear_unit).intersection(extent)):
+                self._clear_beside(side)
         return self.recovery_write(offset, data)
+
+    def _clear_beside(self, side: Extent) -> None:
+        """R7, R33: what is cleared too: its bad sectors become lost, but for their good lines."""
+        self.scrub(side)
+        for sector in self._bad_sectors(side):
+            for line in units(Extent(sector * SECTOR, SECTOR), CACHELINE):
+                if line in self.poison:
+                    self._put(line * CACHELINE, bytes(CACHELINE))
+                elif sector not in self.lost:
+                    at = line * CACHELINE
+                    self.kept[line] = bytes(self.content[at : at + CACHELINE])
+            self.lost.add(sector)
+        self.poison -= set(units(side, CACHELINE))
 
     # -- below ---------------------------------------------------------------------------------
 
@@ -193,6 +220,8 @@ class DeviceModel:
             yield page
 
     def _forget(self, extent: Extent) -> None:
+        for line in units(extent, CACHELINE):
+            self.kept.pop(line, None)
         self.poison -= set(units(extent, CACHELINE))
         self.recorded -= set(units(extent, SECTOR))
         self.lost -= set(units(extent, SECTOR))

@@ -108,6 +108,34 @@ class CopyHealed(Event):
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class MetadataHealed(Event):
+    """Metadata of the file system stood on these bad bytes; it was written again (R43)."""
+
+    extent: Extent
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceCleared(Event):
+    """Bad free space was cleared in the background, and can be used again (R31)."""
+
+    extent: Extent
+
+
+@dataclass(frozen=True, slots=True)
+class FileDamaged(Event):
+    """Bytes of a file went bad (R42): where in the file, and where on the device.
+
+    `path` is absolute in the file system, empty for a file without a name.
+    """
+
+    extent: Extent
+    path: str
+    ino: int
+    file_offset: int
+    file_length: int
+
+
 Subscriber = Callable[[Event], None]
 
 

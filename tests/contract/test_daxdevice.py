@@ -157,7 +157,7 @@ def test_nothing_outside_the_device_is_reached(dax: FaultyDevice, extent: Extent
         lambda: list(dax.badblocks(extent)),
         lambda: list(dax.scrub(extent)),
         lambda: dax.capabilities(extent),
-        lambda: dax.hold(extent.offset, data),
+        lambda: dax.hold(extent.offset, data, SECTOR),
         lambda: dax.inject(extent),
         lambda: dax.inject(extent, latent=True),
         lambda: dax.inject_once(extent),
@@ -332,7 +332,7 @@ def test_held_bytes_are_salvaged_until_the_unit_heals_or_they_are_dropped(
         lambda: dax.drop_hold(held),
         lambda: dax.write_sectors(BAD_SECTOR.offset // SECTOR, NEW[:SECTOR]),
     ):
-        dax.hold(held.offset, b"h" * 100)
+        dax.hold(held.offset, b"h" * 100, SECTOR)
         salvage = dax.recovery_read(BAD_SECTOR)
         assert salvage.data[10:110] == b"h" * 100
         assert not any(lost.overlaps(held) for lost in salvage.lost)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from daxmend.dax import io
-from daxmend.dax.api import AccessMode, Recovery
+from daxmend.dax.api import AccessMode, Recovery, Window
 from daxmend.errors import MediaError
 from daxmend.extent import Extent, ExtentSet
 from daxmend.media import journal
@@ -19,7 +19,7 @@ from daxmend.media.backing import Durability
 from daxmend.media.pool import MediumKind, create_pool, open_pool
 from daxmend.pmem.device import PmemDevice
 from daxmend.testing import CrashExplorer
-from daxmend.units import CACHELINE, PAGE, SECTOR
+from daxmend.units import CACHELINE, CLEAR_UNIT, PAGE, SECTOR
 
 PAGES = 8
 SIZE = PAGES * PAGE
@@ -37,10 +37,21 @@ class Rehearsal:
     it was told that they are durable. Both are the operation's to keep.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        medium: MediumKind = MediumKind.PLAIN,
+        clear_unit: int = CLEAR_UNIT,
+    ) -> None:
         self.directory = directory
         self.image = directory / "image.pool"
-        create_pool(self.image, SIZE, durability=Durability.PROCESS)
+        create_pool(
+            self.image,
+            SIZE,
+            durability=Durability.PROCESS,
+            medium=medium,
+            clear_unit=clear_unit,
+        )
         self.allowed: list[bytes] = [OLD]  # whole contents, oldest first
         self.acknowledged: dict[Extent, int] = {}  # range → index in `allowed` from which on
         self.device = PmemDevice(open_pool(self.image))
@@ -158,6 +169,12 @@ def rehearsal(shm: Path) -> Rehearsal:
     return Rehearsal(shm)
 
 
+@pytest.fixture(params=[MediumKind.CLEARS_LINES, MediumKind.HEALS_ON_WRITE])
+def helpful(request: pytest.FixtureRequest, shm: Path) -> Rehearsal:
+    """On a medium that heals by itself too (R6)."""
+    return Rehearsal(shm, request.param)
+
+
 @pytest.fixture(params=["appends", "compactions"])
 def log(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """With `compactions` the journals compact at nearly every append."""
@@ -210,6 +227,58 @@ def test_a_page_is_still_bad_or_holds_the_new_data(
         rehearsal.acknowledged[extent] = 1
 
     assert rehearsal.explore(operation, extent) > 50
+
+
+def test_recovery_is_atomic_on_media_that_heal_by_themselves_too(helpful: Rehearsal) -> None:
+    """R6, R18: the line that a recovery's own store heals is no more proven than any other."""
+    extent = Extent(PAGE, 4 * PAGE)
+    helpful.damage(Extent(2 * PAGE + SECTOR, SECTOR), Extent(4 * PAGE, PAGE)).ready()
+    helpful.allowed.append(overlay(OLD, extent))
+
+    def operation(device: PmemDevice) -> None:
+        assert device.recovery_write(extent.offset, new(extent)) == extent.length
+        helpful.acknowledged[extent] = 1
+
+    assert helpful.explore(operation, extent) > 50
+
+
+def test_a_partial_heal_is_atomic_on_media_that_heal_by_themselves_too(helpful: Rehearsal) -> None:
+    """R6, R16, R18."""
+    page, covered = Extent(2 * PAGE, PAGE), Extent(2 * PAGE + 100, 1000)
+    helpful.damage(Extent(2 * PAGE + SECTOR, SECTOR)).ready()
+    helpful.allowed.append(overlay(OLD, covered))
+
+    def operation(device: PmemDevice) -> None:
+        assert io.write(device, covered.offset, new(covered)) == covered.length
+        helpful.acknowledged[page] = 1
+
+    helpful.explore(operation, page)
+
+
+def test_recovery_over_poison_that_nobody_knew_of(rehearsal: Rehearsal, log: str) -> None:
+    """R3, R18: the write finds it, records it, and heals it with the rest."""
+    page = Extent(2 * PAGE, PAGE)
+    rehearsal.damage(latent=[Extent(page.offset + 3 * SECTOR, 2 * CACHELINE)]).ready()
+    rehearsal.was_recorded = ExtentSet(SECTOR, [Extent(page.offset + 3 * SECTOR, SECTOR)])
+    rehearsal.allowed.append(overlay(OLD, page))
+    found = Extent(page.offset + 3 * SECTOR, SECTOR)
+
+    def operation(device: PmemDevice) -> None:
+        assert device.recovery_write(page.offset, new(page)) == PAGE
+        rehearsal.acknowledged[page] = 1
+
+    def check(device: PmemDevice) -> None:
+        if not rehearsal.acknowledged and not list(device.badblocks(ALL)):
+            list(device.scrub(page))  # stopped before it was found, it is latent; or all is healed
+        if not list(device.badblocks(ALL)):
+            assert io.read(device, page) == new(page)
+        else:
+            assert not rehearsal.acknowledged
+            assert [run for run, _ in device.badblocks(ALL)] in ([found], [page])
+        Rehearsal.check(rehearsal, device)
+
+    rehearsal.check = check  # type: ignore[method-assign]
+    rehearsal.explore(operation, page)
 
 
 def test_what_could_be_salvaged_before_is_right_or_lost_after(rehearsal: Rehearsal) -> None:
@@ -352,10 +421,52 @@ def test_sectors_are_still_bad_or_hold_the_new_data_each_for_itself(
     CrashExplorer(rehearsal.image, rehearsal.directory, SEED).explore(operation, check)
 
 
+@pytest.mark.parametrize("clear_unit", [1024, PAGE])
+def test_a_sector_heals_or_not_and_its_neighbours_can_be_read_or_salvaged(
+    shm: Path, log: str, clear_unit: int
+) -> None:
+    """R7, R18, R33, R46: the medium clears good and bad neighbours with the sector."""
+    page = Extent(2 * PAGE, PAGE)
+    sector = Extent(page.offset + 2 * SECTOR, SECTOR)
+    line = Extent(page.offset + 3 * SECTOR + CACHELINE, CACHELINE)
+    rehearsal = Rehearsal(shm, clear_unit=clear_unit).damage(sector, latent=[line])
+    rehearsal.device.recovery_read(page)
+    rehearsal.ready()
+    beside = line.widened(SECTOR)
+    done: list[bool] = []
+
+    def operation(device: PmemDevice) -> None:
+        done.clear()
+        device.write_sectors(sector.offset // SECTOR, new(sector))
+        done.append(True)
+
+    def check(device: PmemDevice) -> None:
+        record = ExtentSet(SECTOR, (run for run, _ in device.badblocks(ALL)))
+        assert record.covers(beside), "not what was written"
+        assert not done or list(record) == [beside]
+        assert all(run.widened(clear_unit) == sector.widened(clear_unit) for run in record)
+        for at in range(0, SIZE, SECTOR):
+            one = Extent(at, SECTOR)
+            salvage = device.recovery_read(one)
+            if one == sector:
+                assert record.overlaps(one) or io.read(device, one) == new(one)
+                continue
+            assert salvage.lost == ([line] if one == beside else [])
+            expected = overlay(OLD, line, bytes(SIZE))
+            assert salvage.data == new(one, expected), "a good line was lost"
+            assert record.overlaps(one) or io.read(device, one) == new(one, OLD)
+        assert device._record.intents == {}
+        done.clear()
+
+    CrashExplorer(rehearsal.image, rehearsal.directory, SEED).explore(operation, check)
+
+
 # -- healed is healed --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["store", "recovery", "sectors", "raw", "always"])
+@pytest.mark.parametrize(
+    "how", ["store", "recovery", "sectors", "raw", "always", "kept window", "line of a kept window"]
+)
 def test_a_healed_page_stays_healed_while_it_is_written_again(
     rehearsal: Rehearsal, log: str, how: str
 ) -> None:
@@ -372,14 +483,18 @@ def test_a_healed_page_stays_healed_while_it_is_written_again(
         ),
         "raw": lambda device: io.write_raw(device, page.offset, new(page, NEWER)),
         "always": lambda device: io.write(device, page.offset, new(page, NEWER), Recovery.ALWAYS),
+        "kept window": lambda _: kept[-1].store(0, new(page, NEWER)),
+        "line of a kept window": lambda _: kept[-1].store_line(64, new(page, NEWER)[64:128]),
     }
+    kept: list[Window] = []
 
     def operation(device: PmemDevice) -> None:
+        kept.append(device.direct_access(page, AccessMode.RECOVERY))  # R49
         device.recovery_write(page.offset, new(page))
         rehearsal.acknowledged[page] = 1
         again[how](device)
 
-    rehearsal.explore(operation, page)
+    rehearsal.explore(operation, page, samples=8 if "window" in how else 2)  # few points, much luck
 
 
 def test_what_was_healed_before_the_stop_stays_healed(rehearsal: Rehearsal) -> None:
@@ -506,29 +621,42 @@ def test_lines_that_the_medium_heals_by_itself_leave_the_record_with_their_data(
     CrashExplorer(image, shm, SEED).explore(operation, check)
 
 
-def test_what_is_held_for_a_writer_is_there_after_any_stop(rehearsal: Rehearsal) -> None:
-    """R50: the half of a cut write is durable when it is acknowledged."""
+def test_what_is_held_for_a_writer_is_named_after_any_stop_and_is_no_content(
+    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R50: the half of a cut write is durable when it is acknowledged; after a stop it is dropped,
+    with a word for whoever attaches."""
     sector = Extent(2 * PAGE, SECTOR)
     half = Extent(2 * PAGE, 200)
     rehearsal.damage(sector).ready()
     held: list[bool] = []
+    named: list[Extent] = []
+    release = PmemDevice._release_leftovers
+
+    def listen(device: PmemDevice) -> None:
+        named.extend(hold.kept.extent for hold in device._record.holds)
+        release(device)
+
+    monkeypatch.setattr(PmemDevice, "_release_leftovers", listen)
 
     def operation(device: PmemDevice) -> None:
         held.clear()
-        device.hold(half.offset, new(half))
+        named.clear()
+        device.hold(half.offset, new(half), SECTOR)
         held.append(True)
         device.write_sectors(sector.offset // SECTOR, new(sector))
         held.clear()
 
     def check(device: PmemDevice) -> None:
         if list(device.badblocks(sector)):
+            assert half in named or not held
             salvage = device.recovery_read(sector)
-            if held:
-                assert salvage.data[:200] == new(half)
+            assert salvage.data[:200] != new(half)
             assert salvage.lost
         else:
             assert io.read(device, sector) == new(sector)
             assert device.recovery_read(sector).data == new(sector)
+        assert device._record.holds == []
         held.clear()
 
     CrashExplorer(rehearsal.image, rehearsal.directory, SEED).explore(operation, check)

@@ -17,7 +17,7 @@ from daxmend.media.backing import Backing, Durability
 from daxmend.media.pool import MediumKind, create_memory_pool, create_pool, open_pool
 from daxmend.pmem.device import PmemDevice
 from daxmend.pmem.intent import Kept
-from daxmend.units import MIB, PAGE, SECTOR
+from daxmend.units import CLEAR_UNIT, MIB, PAGE, SECTOR
 
 PAGES = 6
 SIZE = PAGES * PAGE
@@ -85,7 +85,11 @@ def assert_nothing_bad_passes_for_good(
 def test_a_medium_that_does_not_clear_makes_the_write_fail_at_that_page(
     make: MakeDevice, kind: MediumKind, bad: tuple[bool, ...]
 ) -> None:
-    """R17, R21: pages before it count; it and all that is bad behind it stay in the record."""
+    """R17, R21: pages before it count; it and all that is bad behind it stay in the record.
+
+    A medium that clears in part is asked again for the rest as long as it gets on; it never clears
+    the last unit of a run.
+    """
     device = make(kind)
     was_bad = [Extent((page + 1) * PAGE + SECTOR, SECTOR) for page in range(4) if bad[page]]
     for run in was_bad:
@@ -96,14 +100,51 @@ def test_a_medium_that_does_not_clear_makes_the_write_fail_at_that_page(
     written = 0
     with contextlib.suppress(MediaError):
         written = device.recovery_write(extent.offset, NEW[extent.offset : extent.end])
-    first_bad_page = was_bad[0].widened(PAGE).offset
-    if kind is not MediumKind.CLEARS_PART:
-        assert PAGE + written == first_bad_page
+    first_run = next(iter(ExtentSet(PAGE, (run.widened(PAGE) for run in was_bad))))
+    part = kind is MediumKind.CLEARS_PART
+    assert PAGE + written == (first_run.end - PAGE if part else first_run.offset)
     assert_nothing_bad_passes_for_good(device, extent, was_bad)
     assert written < extent.length
     refused = [event.extent for event in seen if isinstance(event, RecoveryRefused)]
     assert refused == [Extent(PAGE + written, PAGE)], "the page is named, once"
     assert io.read(device, Extent(PAGE, written)) == NEW[PAGE : PAGE + written]
+
+
+def test_what_a_medium_cleared_only_in_part_is_lost_and_not_good(make: MakeDevice) -> None:
+    """R1, R12, R21: the page whose last unit stays poisoned, though the rest of it has new data."""
+    device = make(MediumKind.CLEARS_PART)
+    device.inject(Extent(PAGE, 4 * PAGE))
+    assert device.recovery_write(PAGE, NEW[PAGE : 5 * PAGE]) == 3 * PAGE
+    assert io.read(device, Extent(PAGE, 3 * PAGE)) == NEW[PAGE : 4 * PAGE]
+    page = Extent(4 * PAGE, PAGE)
+    assert list(device.poison(ALL)) == [Extent(page.end - CLEAR_UNIT, CLEAR_UNIT)]
+    assert list(device.badblocks(ALL)) == [(page, SectorState.LOST)]
+    salvage = device.recovery_read(page)
+    assert (bytes(salvage.data), salvage.lost) == (bytes(PAGE), [page])
+    with pytest.raises(MediaError):
+        io.read(device, Extent(page.offset, SECTOR))
+
+
+@pytest.mark.parametrize("most", [CLEAR_UNIT, 3 * CLEAR_UNIT, PAGE + CLEAR_UNIT])
+def test_a_medium_that_clears_a_little_at_a_time_heals_in_one_write(
+    make: MakeDevice, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """R7, R21: each command is followed by one for the rest, and all of it is one recovery."""
+    device = make(MediumKind.PLAIN)
+    device.inject(Extent(PAGE, 2 * PAGE))
+    device.inject(Extent(4 * PAGE, SECTOR))
+    commands: list[Extent] = []
+
+    def clear_some(extent: Extent) -> Extent:
+        commands.append(Extent(extent.offset, min(extent.length, most)))
+        return commands[-1]
+
+    monkeypatch.setattr(device._medium, "_cleared_by_command", clear_some)
+    assert device.recovery_write(0, NEW) == SIZE
+    assert list(ExtentSet(CLEAR_UNIT, commands)) == [Extent(PAGE, 2 * PAGE), Extent(4 * PAGE, PAGE)]
+    assert sum(command.length for command in commands) == 3 * PAGE
+    assert (record(device), list(device.poison(ALL))) == ([], [])
+    assert io.read(device, ALL) == NEW
 
 
 @pytest.mark.parametrize("kind", BROKEN)
@@ -191,6 +232,31 @@ def test_a_controller_that_heals_by_itself_empties_the_record(make: MakeDevice) 
     assert io.read(device, Extent(PAGE, SECTOR)) == NEW[PAGE : PAGE + SECTOR]
 
 
+def test_what_lines_healed_by_themselves_costs_does_not_grow_with_what_is_lost_elsewhere(
+    make: MakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R6, R8: O(log n) each; lost sectors among them stay (R1)."""
+    device = make(MediumKind.HEALS_ON_WRITE)
+    device._record.set_lost(Extent(at, SECTOR) for at in range(2 * PAGE, SIZE, 2 * SECTOR))
+    device.inject(Extent(2 * PAGE, 2 * SECTOR))
+    asked: list[Extent | None] = []
+    lost = device._record.badblocks.lost
+    extents = type(lost).extents
+
+    def note(self: ExtentSet, within: Extent | None = None) -> Iterator[Extent]:
+        if self is lost:
+            asked.append(within)
+        return extents(self, within)
+
+    monkeypatch.setattr(type(lost), "extents", note)
+    window = device.direct_access(Extent(2 * PAGE, PAGE), AccessMode.RECOVERY)
+    window.store(0, NEW[2 * PAGE : 2 * PAGE + 2 * SECTOR])
+    device.fence()
+    assert asked == [Extent(2 * PAGE, 2 * SECTOR)]
+    assert is_recorded(device, Extent(2 * PAGE, SECTOR))
+    assert not is_recorded(device, Extent(2 * PAGE + SECTOR, SECTOR))
+
+
 # -- nobody sees a page that is not whole (R19, R28) -------------------------------------------
 
 
@@ -201,11 +267,10 @@ def test_no_reader_sees_a_recovering_page_before_its_data_is_there(
     """R19, R28: at every step below the device, a normal access is refused and the state is UC."""
     device = make(MediumKind.PLAIN)
     device.inject(Extent(PAGE, SECTOR))
-    medium = device._medium
     steps: list[str] = []
 
-    def watch(name: str) -> None:
-        original = getattr(medium, name)
+    def watch(layer: object, name: str) -> None:
+        original = getattr(layer, name)
 
         def watched(*args: object) -> object:
             look(f"before {name}")
@@ -213,7 +278,7 @@ def test_no_reader_sees_a_recovering_page_before_its_data_is_there(
             look(f"after {name}")
             return result
 
-        setattr(medium, name, watched)
+        setattr(layer, name, watched)
 
     def look(step: str) -> None:
         steps.append(step)
@@ -223,11 +288,11 @@ def test_no_reader_sees_a_recovering_page_before_its_data_is_there(
             device.direct_access(Extent(PAGE, PAGE), AccessMode.NORMAL)
         assert device.page_state(PAGE) is PageState.UNCACHED
 
-    for name in ("clear", "store", "flush"):
-        watch(name)
+    watch(device._medium, "clear_and_store")
+    watch(device.pool.backing, "store_flush")
     assert device.page_state(PAGE) is PageState.NOT_PRESENT
     device._write(PAGE, memoryview(NEW[PAGE : PAGE + grain]), (), grain)
-    assert len(steps) == 6
+    assert len(steps) == 4
     assert device.page_state(PAGE) is PageState.WRITE_BACK
     assert io.read(device, Extent(PAGE, grain)) == NEW[PAGE : PAGE + grain]
 
@@ -240,7 +305,7 @@ class Trouble:
 
     def __init__(self, backing: Backing, monkeypatch: pytest.MonkeyPatch) -> None:
         self.countdown = -1
-        for name in ("store", "flush", "fence"):
+        for name in ("store", "store_flush", "flush", "fence"):
             original = getattr(backing, name)
             monkeypatch.setattr(backing, name, lambda *a, o=original: self._pass(o, a))
 
@@ -328,6 +393,35 @@ def assert_kept_is_not_made_up(device: PmemDevice, written: Extent) -> None:
             assert byte in (OLD[at], NEW[at]), at
         else:
             assert byte == OLD[at], at
+
+
+def test_a_recovery_that_could_not_be_ended_is_ended_before_its_page_heals_again(
+    shm_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R18, R21: found at the next attach, its intent would call what was written since lost."""
+    restart = shm_pool(MediumKind.PLAIN)
+    device = restart()
+    io.write(device, 0, OLD)
+    device.inject(Extent(PAGE, SECTOR))
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device._medium, "flush", fail)
+        patch.setattr(device._medium, "clear_and_store", fail)
+        patch.setattr(device._record, "complete", fail)
+        with pytest.raises(OSError, match="planted"):
+            device.recovery_write(PAGE, NEW[PAGE : 2 * PAGE])
+    (leftover,) = device._record.intents.values()
+    assert is_recorded(device, Extent(PAGE, SECTOR))
+    assert device.recovery_write(PAGE, OLD[PAGE : 2 * PAGE]) == PAGE
+    assert leftover.id not in device._record.intents
+    io.write(device, PAGE, b"since")
+    device.fence()
+    device = restart()
+    assert record(device) == []
+    assert io.read(device, Extent(PAGE, PAGE)) == b"since" + OLD[PAGE + 5 : 2 * PAGE]
 
 
 def test_lost_sectors_heal_like_bad_ones(make: MakeDevice) -> None:

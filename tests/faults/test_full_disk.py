@@ -11,7 +11,7 @@ import pytest
 
 from daxmend.dax import io
 from daxmend.dax.api import AccessMode
-from daxmend.extent import Extent
+from daxmend.extent import Extent, ExtentSet
 from daxmend.media.backing import Durability
 from daxmend.media.pool import create_pool, open_pool
 from daxmend.pmem.device import PmemDevice
@@ -128,6 +128,33 @@ def test_a_record_that_has_no_space_to_grow_forgets_nothing(pool: SmallPool) -> 
     pool.restart()
     assert set(acknowledged) <= set(pool.record())
     assert pool.device._record.repairs == []
+
+
+@pytest.mark.parametrize("leave", [0, 1, 2, 3])
+def test_an_injection_without_space_leaves_no_poison_that_the_record_does_not_know(
+    pool: SmallPool, leave: int
+) -> None:
+    """R4, R8: poisoned bytes take space in the pool, and so does what says that they are bad."""
+    pool.fill(leave)
+    refused: list[tuple[Extent, OSError]] = []
+    for sector in range(64, 512, 9):
+        extent = Extent.of_sectors(sector, 1)
+        try:
+            pool.device.inject(extent)
+        except OSError as error:
+            refused.append((extent, error))
+    assert refused, "the disk was not full"
+    for extent, error in refused:
+        assert_no_space(error, pool.path)
+        assert f"{extent} is not injected" in str(error)
+        assert "inject it again" in str(error)
+    pool.free()
+    for _ in range(2):
+        known = ExtentSet(SECTOR, pool.record())
+        assert all(known.covers(lines) for lines in pool.device.poison(ALL))
+        assert list(pool.device.scrub(ALL))
+        assert pool.record() == list(known)
+        pool.restart()
 
 
 @pytest.mark.parametrize("leave", [0, 1, 2, 3])

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from daxmend.dax import io
-from daxmend.dax.api import Recovery
+from daxmend.dax.api import Recovery, SectorState
 from daxmend.errors import MediaError
-from daxmend.extent import Extent
+from daxmend.extent import Extent, ExtentSet
 from daxmend.media.backing import Durability
 from daxmend.media.pool import create_pool, open_pool
 from daxmend.pmem.device import PmemDevice
-from daxmend.units import CACHELINE, PAGE, SECTOR
+from daxmend.units import CACHELINE, CLEAR_UNIT, PAGE, SECTOR
 from devicemodel import DeviceModel, EioError, merged
 
 PAGES = 6
@@ -55,11 +55,15 @@ def noise(seed: int, length: int) -> bytes:
 class DeviceMachine(RuleBasedStateMachine):
     """Every operation is done to the device and to the model; both must agree on all there is."""
 
+    clear_unit = CLEAR_UNIT
+
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp(prefix="daxmend-model-", dir="/dev/shm"))
-        create_pool(self.directory / "p", SIZE, durability=Durability.PROCESS)
-        self.model = DeviceModel(SIZE)
+        create_pool(
+            self.directory / "p", SIZE, durability=Durability.PROCESS, clear_unit=self.clear_unit
+        )
+        self.model = DeviceModel(SIZE, self.clear_unit)
         self.device = PmemDevice(open_pool(self.directory / "p"))
 
     def teardown(self) -> None:
@@ -165,7 +169,12 @@ class DeviceMachine(RuleBasedStateMachine):
 
     @invariant()
     def record_and_poison_are_those_of_the_model(self) -> None:
-        assert [run for run, _ in self.device.badblocks(ALL)] == merged(self.model.recorded, SECTOR)
+        states = list(self.device.badblocks(ALL))
+        assert list(ExtentSet(SECTOR, (run for run, _ in states))) == merged(
+            self.model.recorded, SECTOR
+        )
+        lost = [run for run, state in states if state is SectorState.LOST]
+        assert lost == merged(self.model.lost, SECTOR)
         assert list(self.device.poison(ALL)) == merged(self.model.poison, CACHELINE)
 
     @invariant()
@@ -174,5 +183,13 @@ class DeviceMachine(RuleBasedStateMachine):
         assert pool.backing.load(pool.header.layout.data.offset, SIZE) == self.model.content
 
 
+class WideUnitMachine(DeviceMachine):
+    """A medium that cannot clear less than a page (R7): the block path has neighbours to keep."""
+
+    clear_unit = PAGE
+
+
 TestDevice = DeviceMachine.TestCase
 TestDevice.settings = settings(max_examples=250, stateful_step_count=25, deadline=None)
+TestWideUnit = WideUnitMachine.TestCase
+TestWideUnit.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filemount import Files
 from rawmount import (
     BODY_SECONDS,
     ROOT,
@@ -98,6 +99,24 @@ def raw(user: User, pool: Mounted) -> Mounted:
 
     call(prepare, user, 20, lambda: abort_mounts(pool.base))
     return pool
+
+
+@pytest.fixture
+def file_pool(user: User, open_mode: str, base: Path, programs: Path) -> Iterator[Files]:
+    """A pool with an empty file system, not yet mounted, and an empty directory for it."""
+    files = Files(base, open_mode, programs)
+    try:
+        call(files.create, user, 20, lambda: None)
+        yield files
+    finally:
+        take_away(files, user)
+
+
+@pytest.fixture
+def files(user: User, file_pool: Files) -> Files:
+    """A mounted file system, empty."""
+    call(file_pool.must_mount, user, 20, lambda: abort_mounts(file_pool.base))
+    return file_pool
 
 
 def _names(mark: pytest.Mark) -> list[str]:

@@ -559,5 +559,67 @@ def test_another_users_mount_is_unknown_not_clean_and_cannot_be_changed_r44(
             refused(ran, 2, str(foreign.mountpoint))
         refused(cli("inject", name, "--offset", "0", "--length", "1"), 8)
     if not user.is_root:
-        assert cli("umount", foreign.mountpoint).status in (8, 16)
-        assert find_mount(foreign.mountpoint) is not None
+        for options in ([], ["-F"]):
+            ran = cli("umount", *options, foreign.mountpoint)
+            refused(ran, 8, str(foreign.mountpoint), "was mounted by root")
+            assert find_mount(foreign.mountpoint) is not None
+
+
+# -- what is printed -----------------------------------------------------------------------
+
+MOUNT_ONLY = {"pid", "mounted_ns", "recovery", "healed", "events", "scrub"}
+
+
+def test_status_says_the_same_of_a_pool_mounted_or_not(raw: Mounted) -> None:
+    raw.make_bad(26)
+    raw.write_control("poison", f"{9 * PAGE} 64\n")
+    mounted = []
+    for name in (raw.pool, raw.mountpoint):
+        ran = cli("status", "--json", name)
+        assert (ran.status, ran.err) == (4, "")
+        mounted.append(json.loads(ran.out))
+    assert mounted[0] == mounted[1]
+    raw.must_umount()
+    unmounted = json.loads(cli("status", "--json", raw.pool).out)
+    assert set(mounted[0]) - set(unmounted) == MOUNT_ONLY
+    assert mounted[0].pop("mounted") == str(raw.mountpoint)
+    assert unmounted.pop("mounted") is None
+    assert {name: mounted[0][name] for name in unmounted} == unmounted
+    assert (unmounted["device"], unmounted["recorded"]) == (str(raw.pool), PAGE)
+
+
+def test_a_scrub_of_a_mounted_pool_whose_file_was_cut_short_is_no_clean_one_r44(
+    raw: Mounted,
+) -> None:
+    size = raw.pool.stat().st_size
+    os.truncate(raw.pool, size - PAGE)
+    for name in (raw.pool, raw.mountpoint):
+        refused(cli("scrub", name), 8, "cut short")
+    assert raw.log.read_text().count("cut short") == 2
+    raw.log.write_text("")
+    os.truncate(raw.pool, size)
+    assert cli("scrub", raw.pool).status == 0
+
+
+def test_what_was_done_is_told_even_if_standard_output_is_full(base: Path) -> None:
+    new = base / "new"
+    daxmend = " ".join(program())
+    for json_ in ("", "--json"):
+        for words, status in (
+            (f"create {new} --size 1M --raw", 8),
+            (f"inject {new} --offset 0 --length 1", 8),
+            (f"scrub {new}", 8),
+        ):
+            ran = shell(f"{daxmend} {words} {json_} >/dev/full")
+            refused(ran, status, str(new), "No space left on device")
+        assert cli("list", new).status == 4
+        refused(
+            shell(f"{daxmend} create {new}.2 --size 1M --raw {json_} >/dev/full"), 8, "was made"
+        )
+        os.unlink(f"{new}.2")
+        os.unlink(new)
+
+
+def test_standard_output_may_be_closed(pool: Mounted) -> None:
+    daxmend = " ".join(program())
+    assert shell(f"{daxmend} list {pool.pool} >&-") == Ran(0, "", "")

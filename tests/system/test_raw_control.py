@@ -254,3 +254,21 @@ def test_read_only_control_files_refuse_writing_even_from_root(raw: Mounted) -> 
     for name in ("ranges", "events"):
         with pytest.raises(PermissionError):
             (raw.control / name).write_bytes(b"0 1\n")
+
+
+def test_programs_say_that_names_cannot_be_made_or_removed(raw: Mounted) -> None:
+    other = raw.mountpoint / "other"
+    for words in (
+        ("touch", other),
+        ("mkdir", other),
+        ("mkfifo", other),
+        ("ln", raw.device, other),
+        ("ln", "-s", "device", other),
+        ("mv", raw.device, other),
+        ("rm", "-f", raw.device),
+        ("touch", raw.control / "other"),
+        ("rm", "-f", raw.control / "badblocks"),
+    ):
+        ran = program(*words)
+        assert ran.status == 1
+        assert "Operation not permitted" in ran.err, ran

@@ -360,11 +360,55 @@ def test_whoever_reads_of_an_injection_finds_no_mapping_with_the_old_bytes_r27(
 
 
 @one_mode
-def test_events_are_neither_written_nor_sought(raw: Mounted) -> None:
+def test_events_have_no_size_and_cannot_be_written(raw: Mounted) -> None:
     fd = opened_events(raw)
     with pytest.raises(OSError):
-        os.lseek(fd, 0, os.SEEK_SET)
+        os.write(fd, b"x")
     assert program("stat", "-c", "%s", raw.control / "events").out == "0\n"
+
+
+@one_mode
+def test_head_takes_one_event_and_leaves_the_others_to_the_next_reader(raw: Mounted) -> None:
+    """It reads more than a line and seeks back to the line's end."""
+    with open(raw.control / "events", "rb", buffering=0) as events:
+        for page in range(4):
+            raw.make_bad(page)
+        pieces = []
+        for count in (1, 2, 1):
+            head = ["head", "-n", str(count)]
+            ran = subprocess.run(head, stdin=events, capture_output=True, timeout=20, check=False)
+            assert (ran.returncode, ran.stderr) == (0, b"")
+            pieces.append([event["offset"] for event in parsed(ran.stdout)])
+    assert pieces == [[0], [PAGE, 2 * PAGE], [3 * PAGE]]
+
+
+@one_mode
+def test_what_attaching_repaired_is_among_the_events_of_the_mount_r48(raw: Mounted) -> None:
+    raw.must_umount()
+    with open(raw.pool, "r+b") as file:
+        file.seek(40)
+        file.write(b"????")
+    assert raw.mount().status == 0
+    for _ in range(2):  # whoever comes, and however late
+        ran = program("head", "-n", "1", raw.control / "events")
+        assert (ran.status, ran.err) == (0, "")
+        (event,) = parsed(ran.out.encode())
+        assert (event["event"], event["structure"], event["sequence"]) == (
+            "copy_healed",
+            "header",
+            1,
+        )
+    assert json.loads(raw.read_control("status"))["events"] == {"copy_healed": 1}
+
+
+@one_mode
+def test_write_zeroes_is_an_event_of_its_own_and_no_scrub_r48(raw: Mounted) -> None:
+    raw.make_bad(5)
+    fd = opened_events(raw)
+    ran = program("fallocate", "-z", "-o", 4 * PAGE, "-l", 4 * PAGE, raw.device)
+    assert ran == (0, "", "")
+    events = [(event["event"], event["offset"]) for event in parsed(os.read(fd, 1 << 16))]
+    assert events == [("recovery_done", 5 * PAGE), ("zeroinit_done", 4 * PAGE)]
 
 
 @one_mode

@@ -293,7 +293,10 @@ def test_a_half_is_forgotten_when_the_server_dies_and_the_page_is_still_bad_r50(
     with pytest.raises(OSError):
         os.close(fd)
     raw.must_umount()
-    raw.must_mount()
+    ran = raw.mount()
+    assert (ran.status, ran.out) == (0, "")
+    assert "half of a write" in ran.complaint
+    assert "recovery_refused" in program("head", "-n", "1", raw.control / "events").out
     assert raw.badblocks == f"{26 * 8} 8\n"
     assert raw.pwrite(NEW, 26 * PAGE) == PAGE
     assert raw.pread(PAGE, 26 * PAGE) == NEW

@@ -34,18 +34,6 @@ static bool as_size(PyObject *number, Py_ssize_t *size)
     return *size != -1 || !PyErr_Occurred();
 }
 
-static bool as_int(PyObject *number, int *value)
-{
-    long wide = PyLong_AsLong(number);
-    if (wide == -1 && PyErr_Occurred())
-        return false;
-    *value = (int)wide;
-    if (*value == wide)
-        return true;
-    PyErr_Format(PyExc_ValueError, "%ld does not fit an int", wide);
-    return false;
-}
-
 static bool as_address(PyObject *number, uintptr_t *address)
 {
     *address = (uintptr_t)PyLong_AsSize_t(number);
@@ -273,7 +261,8 @@ static PyObject *digest(PyObject *module, PyObject *const *args, Py_ssize_t coun
     PyObject *digests = PyBytes_FromStringAndSize(NULL, length / grain * 8);
     if (digests != NULL) {
         struct move move = {.run = digest_units, .target = memory.start, .length = memory.length};
-        digest_into((uint64_t *)PyBytes_AsString(digests), memory.start, (size_t)grain);
+        uint64_t *target = (uint64_t *)PyBytes_AsString(digests);
+        digest_job = (struct digest_job){target, memory.start, (size_t)grain};
         if (!run(&move)) {
             raise_fault(module, &move, NULL);
             Py_CLEAR(digests);
@@ -308,7 +297,7 @@ static PyObject *open_userfaultfd(PyObject *module, PyObject *flags)
 {
     (void)module;
     int value;
-    if (!as_int(flags, &value))
+    if (!PyArg_Parse(flags, "i", &value))
         return NULL;
     long fd = syscall(SYS_userfaultfd, value);
     return fd >= 0 ? PyLong_FromLong(fd) : from_errno(errno);
@@ -366,7 +355,7 @@ static PyObject *advise(PyObject *module, PyObject *const *args, Py_ssize_t coun
     int advice, result;
     (void)module;
     if (!has_count("madvise", count, 3) || !as_range(args, &address, &length) ||
-        !as_int(args[2], &advice))
+        !PyArg_Parse(args[2], "i", &advice))
         return NULL;
     Py_BEGIN_ALLOW_THREADS;
     result = madvise((void *)address, (size_t)length, advice);
@@ -457,18 +446,11 @@ static int execute(PyObject *module)
     return state->fault_class == NULL ? -1 : 0;
 }
 
-static int traverse(PyObject *module, visitproc visit, void *arg)
-{
-    struct state *state = PyModule_GetState(module);
-    Py_VISIT(state->fault_class);
-    return 0;
-}
-
-static int clear(PyObject *module)
+/* The class knows nothing of this module, so there is no cycle to look for. */
+static void forget(void *module)
 {
     struct state *state = PyModule_GetState(module);
     Py_CLEAR(state->fault_class);
-    return 0;
 }
 
 static PyModuleDef_Slot slots[] = {
@@ -482,8 +464,7 @@ static struct PyModuleDef definition = {
     .m_size = sizeof(struct state),
     .m_methods = methods,
     .m_slots = slots,
-    .m_traverse = traverse,
-    .m_clear = clear,
+    .m_free = forget,
 };
 
 PyMODINIT_FUNC PyInit__core(void)

@@ -5,26 +5,23 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-static __thread struct {
-    uint64_t *digests;
-    const char *start;
-    size_t grain;
-} job;
+#if defined(__x86_64__)
+#define HAS_AVX2() __builtin_cpu_supports("avx2")
+#else
+#define HAS_AVX2() 0
+#endif
 
-void digest_into(uint64_t *digests, const char *start, size_t grain)
-{
-    job.digests = digests;
-    job.start = start;
-    job.grain = grain;
-}
+_Thread_local struct digest_job digest_job;
 
 void digest_units(char *memory, const char *unused, size_t length)
 {
+    const struct digest_job job = digest_job;
     (void)unused;
     for (size_t done = 0; done < length; done += job.grain) {
         size_t size = length - done < job.grain ? length - done : job.grain;
-        size_t unit = (size_t)(memory + done - job.start) / job.grain;
-        job.digests[unit] = XXH3_64bits(memory + done, size);
+        const char *unit = memory + done;
+        job.digests[(size_t)(unit - job.start) / job.grain] =
+            HAS_AVX2() ? digest_avx2(unit, size) : XXH3_64bits(unit, size);
     }
 }
 #endif

@@ -9,10 +9,18 @@
 #define HAS_DIGEST 1
 #endif
 
-/* Where the digests of the running thread's next move go: one for each `grain` bytes. */
-void digest_into(uint64_t *digests, const char *start, size_t grain);
+/* What the running thread's next digest_units makes: `digests` of each `grain` bytes of `start`. */
+struct digest_job {
+    uint64_t *digests;
+    const char *start;
+    size_t grain;
+};
+extern _Thread_local struct digest_job digest_job;
 
 /* A move that only reads: stores the XXH3-64 of each unit of `memory`. */
 void digest_units(char *memory, const char *unused, size_t length);
+
+/* One unit, by the instructions that digest_avx2.c is compiled for. */
+uint64_t digest_avx2(const void *unit, size_t length);
 
 #endif

@@ -1,67 +1,50 @@
 """The command line: one module a command, found by its name when it is called.
 
 A command prints for people, or one JSON document with `--json`; exit statuses are those of
-`docs/errors.md`. No traceback reaches a user.
+`docs/errors.md`. No traceback reaches a user: this module imports next to nothing, and while the
+others are imported Ctrl-C ends the process as it ends any other program.
 """
 
-import importlib
+import os
+import signal
 import sys
-from typing import Any
 
-import click
-
-from daxmend import __version__
-from daxmend.errors import EXIT_FAILED, EXIT_USAGE, DaxmendError
-
-COMMANDS = ("create", "mount", "umount", "list", "status", "inject", "scrub", "demo")
-
-
-class _Group(click.Group):
-    """Imports a command's module when somebody asks for it, so that others start fast."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module: Any = importlib.import_module(f"daxmend.cli.{cmd_name}_command")
-        command: click.Command = module.command
-        return command
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="daxmend")
-def daxmend() -> None:
-    """Find which bytes a media error took, save the rest, repair in place, and rehearse it all."""
-
-
-def run(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status, with what went wrong said on stderr."""
-    try:
-        status = daxmend.main(arguments, prog_name="daxmend", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return EXIT_USAGE
-    except click.Abort:
-        return _fail("interrupted", 130)
-    except DaxmendError as error:
-        return _fail(str(error), error.exit_status)
-    except OSError as error:
-        name = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{name}{error.strerror or error}", EXIT_FAILED)
-    except SystemExit:  # click's way out when nobody reads the output any more
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
-    return status if isinstance(status, int) else 0
+COMMANDS = (
+    "create",
+    "mount",
+    "umount",
+    "list",
+    "locate",
+    "status",
+    "inject",
+    "scrub",
+    "check",
+    "demo",
+)
 
 
 def main() -> None:
     """The entry point of the `daxmend` program."""
-    sys.exit(run(sys.argv[1:]))
+    is_interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_interruptible:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from daxmend.cli import program
+
+    if is_interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    status = program.run(sys.argv[1:])
+    if is_interruptible:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        if sys.stdout is not None:  # it was not closed from the start
+            sys.stdout.flush()
+    except OSError:  # said by now; the interpreter would flush it again, and complain of that
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
 
 
-def _fail(message: str, status: int) -> int:
-    click.echo(f"daxmend: {message}", err=True)
-    return status
+def run(arguments: list[str]) -> int:
+    """Run the command line; returns the exit status, with what went wrong said on stderr."""
+    from daxmend.cli import program
+
+    return program.run(arguments)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from daxmend.cli.option import PATH, SIZE, json_option, print_json
+from daxmend.cli.option import PATH, SIZE, after, json_option, print_json
 from daxmend.media.backing import Durability
-from daxmend.media.pool import MediumKind
+from daxmend.media.pool import Content, MediumKind
 from daxmend.stack import create
-from daxmend.units import format_size
+from daxmend.units import CLEAR_UNIT, format_size
 
 
 @click.command("create")
@@ -27,28 +27,43 @@ from daxmend.units import format_size
     default=MediumKind.PLAIN.value,
     help="How the emulated medium behaves when it is told to clear, or is written to.",
 )
+@click.option(
+    "--clear-unit",
+    type=SIZE,
+    default=CLEAR_UNIT,
+    show_default=True,
+    help="Bytes that the medium's clear command works in: a power of two from 64 to 4096.",
+)
 @json_option
 def command(
-    pool: Path, size: int, raw: bool, durability: str | None, medium: str, as_json: bool
+    pool: Path,
+    size: int,
+    raw: bool,
+    durability: str | None,
+    medium: str,
+    clear_unit: int,
+    as_json: bool,
 ) -> None:
     """Make POOL: one sparse file that holds an emulated persistent-memory device.
 
-    The file takes space only for what is written to it.
+    The device holds an empty file system, unless --raw is given. The file takes space only for
+    what is written to it.
     """
-    if not raw:
-        raise click.UsageError(
-            f"only raw pools can be made yet: daxmend create {pool} --size {size} --raw"
-        )
-    header = create(pool, size, Durability(durability) if durability else None, MediumKind(medium))
+    wanted = Durability(durability) if durability else None
+    content = Content.RAW if raw else Content.FS
+    header = create(pool, size, wanted, MediumKind(medium), clear_unit, content=content)
     document = {
         "pool": str(pool),
+        "content": content.name.lower(),
         "size": size,
         "durability": header.durability.value,
         "medium": header.medium.value,
+        "clear_unit": header.clear_unit,
     }
-    if as_json:
-        print_json(document)
-    else:
-        click.echo(
-            f"{pool}: a raw device of {format_size(size)}, durability {header.durability.value}"
-        )
+    what = "a raw device" if raw else "a file system on a device"
+    said = f"{pool}: {what} of {format_size(size)}, durability {header.durability.value}"
+    with after(f"{pool} was made"):
+        if as_json:
+            print_json(document)
+        else:
+            click.echo(said)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from daxmend.cli.option import PATH, SIZE, announced, json_option, print_json
+from daxmend.cli.option import SIZE, TARGET, after, json_option, print_json, printable, using
 from daxmend.errors import DaxmendError, UnknownStateError, UsageError
 from daxmend.extent import Extent
 from daxmend.faults import NO_FILES, Fault, FaultKind, parse_plan
@@ -12,8 +12,8 @@ from daxmend.rescue import open_target
 
 
 @click.command("inject")
-@click.argument("target", type=PATH)
-@click.option("--offset", type=SIZE, help="First byte, from the device's start.")
+@click.argument("target", type=TARGET)
+@click.option("--offset", type=SIZE, help="First byte, from the start of TARGET.")
 @click.option("--length", type=SIZE, help="How many bytes.")
 @click.option("--latent", is_flag=True, help="Poison only: nothing is recorded until it is met.")
 @click.option("--once", is_flag=True, help="Let one access fail, and no more.")
@@ -25,7 +25,7 @@ from daxmend.rescue import open_target
 )
 @json_option
 def command(
-    target: Path,
+    target: str,
     offset: int | None,
     length: int | None,
     latent: bool,
@@ -34,7 +34,11 @@ def command(
     plan: Path | None,
     as_json: bool,
 ) -> None:
-    """Make a range of TARGET bad: a pool, mounted or not, or a mount's directory.
+    """Make a range of TARGET bad.
+
+    TARGET is a pool, mounted or not, a mount's directory, or a file: POOL:/PATH, or on a mount.
+    Offsets are bytes from the start of the thing named; a range that meets a hole of a file is an
+    error, and nothing becomes bad.
 
     The range widens to sectors of 512 bytes, with --latent to cachelines of 64. Its bytes are
     overwritten: this is a rehearsal, not for a pool that holds your only copy.
@@ -54,18 +58,17 @@ def command(
     if offset is not None and length is not None:
         faults.append(Fault.of(Extent(offset, length), kind))
     try:
-        opened = announced(open_target(target, writable=True))
+        opened = open_target(target, writable=True)
     except UnknownStateError as error:  # nobody asked for a state: this could not be done
         raise DaxmendError(str(error)) from None
-    try:
+    with using(opened):
         if uninject:
             done = [(opened.uninject(fault.extent), "free of poison") for fault in faults]
         else:
             opened.inject(faults)
             done = [(fault.extent, fault.kind.value) for fault in faults]
-    finally:
-        opened.close()
-    _report(target, done, as_json)
+    with after(f"{target} was changed"):
+        _report(target, done, as_json)
 
 
 def _read_plan(plan: Path) -> list[Fault]:
@@ -79,10 +82,10 @@ def _read_plan(plan: Path) -> list[Fault]:
     return faults
 
 
-def _report(target: Path, done: list[tuple[Extent, str]], as_json: bool) -> None:
+def _report(target: str, done: list[tuple[Extent, str]], as_json: bool) -> None:
     if as_json:
         ranges = [{"offset": e.offset, "length": e.length, "state": state} for e, state in done]
-        print_json({"target": str(target), "ranges": ranges})
+        print_json({"target": target, "ranges": ranges})
         return
     for extent, state in done:
-        click.echo(f"{target}: {extent.length} bytes at offset {extent.offset}: {state}")
+        click.echo(f"{printable(target)}: {extent.length} bytes at offset {extent.offset}: {state}")

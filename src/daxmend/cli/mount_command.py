@@ -8,13 +8,13 @@ from daxmend.cli.option import PATH
 from daxmend.dax.api import Recovery
 from daxmend.errors import UsageError
 from daxmend.mounts.daemon import mount_in_background, serve
-from daxmend.mounts.raw import MountOptions, OpenMode
+from daxmend.mounts.option import MountOptions, OpenMode
 
 
 @click.command("mount")
 @click.argument("pool", type=PATH)
 @click.argument("directory", type=PATH)
-@click.option("--raw", is_flag=True, help="Show the device itself, as DIRECTORY/device.")
+@click.option("--raw", is_flag=True, help="Show the device of a raw pool, as DIRECTORY/device.")
 @click.option(
     "-o", "options", multiple=True, help="recovery=on|off, open=auto|direct|cached, verify_writes"
 )
@@ -30,15 +30,15 @@ def command(
 ) -> None:
     """Mount POOL at DIRECTORY (empty, existing); returns when it is ready.
 
+    Shows the file system in it, or with --raw the device of a raw pool.
+
     Root's mounts are for everybody that the modes allow, a user's mount is the user's own.
     """
-    if not raw:
-        raise click.UsageError(f"{pool} holds a raw device: daxmend mount --raw {pool} {directory}")
     parsed = parse_options(",".join(options))
     if foreground:
-        serve(pool, directory, parsed)
+        serve(pool, directory, parsed, raw=raw)
     else:
-        mount_in_background(pool, directory, parsed, log)
+        mount_in_background(pool, directory, parsed, log, raw=raw)
 
 
 def parse_options(text: str) -> MountOptions:

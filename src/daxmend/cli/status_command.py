@@ -1,10 +1,8 @@
 """`daxmend status`: a screenful on one target."""
 
-from pathlib import Path
-
 import click
 
-from daxmend.cli.option import PATH, announced, json_option, print_json
+from daxmend.cli.option import TARGET, json_option, print_json, printable, using
 from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE
 from daxmend.rescue import open_target
 from daxmend.units import format_size
@@ -13,18 +11,17 @@ _SIZES = ("size", "recorded", "lost", "poison", "healed")
 
 
 @click.command("status")
-@click.argument("target", type=PATH)
+@click.argument("target", type=TARGET)
 @json_option
-def command(target: Path, as_json: bool) -> int:
+def command(target: str, as_json: bool) -> int:
     """Print what TARGET says of itself: its size, what is bad, what happened since it was mounted.
+
+    TARGET is a pool, a mount's directory, or a file: POOL:/PATH, or on a mount.
 
     Exits 0 if the record is empty, 4 if bad ranges remain, 2 if it could not be asked.
     """
-    opened = announced(open_target(target))
-    try:
+    with using(open_target(target)) as opened:
         status = opened.status()
-    finally:
-        opened.close()
     if as_json:
         print_json(status)
     else:
@@ -38,4 +35,6 @@ def _print_table(status: dict[str, object]) -> None:
             value = ", ".join(f"{key} {count}" for key, count in value.items()) or "none"
         elif name in _SIZES and isinstance(value, int):
             value = format_size(value)
-        click.echo(f"{name + ':':<12} {'-' if value is None else value}")
+        elif isinstance(value, list):
+            value = "; ".join(map(str, value)) or "none"
+        click.echo(f"{name + ':':<12} {'-' if value is None else printable(str(value))}")

@@ -1,13 +1,15 @@
 """`daxmend umount`: end a mount, also one whose server has died."""
 
+import os
+import pwd
 import time
 from pathlib import Path
 
 import click
 
 from daxmend.cli.option import PATH
-from daxmend.errors import BusyError, UsageError
-from daxmend.fuse import find_mount, is_dead, unmount, unmount_dead
+from daxmend.errors import BusyError, DaxmendError, UsageError
+from daxmend.fuse import Mount, find_mount, is_dead, unmount, unmount_dead
 from daxmend.media.pool import read_owner
 
 _RELEASE_SECONDS = 10.0
@@ -24,11 +26,29 @@ def command(directory: Path, force: bool) -> None:
     found = find_mount(directory)
     if found is None or found.fstype != "fuse.daxmend":
         raise UsageError(f"{directory} is not a daxmend mount; see: findmnt -t fuse.daxmend")
+    _check_is_own(found)
     if force or is_dead(found):
         unmount_dead(directory)
         return
     unmount(directory)
     _wait_until_free(Path(found.source))
+
+
+def _check_is_own(found: Mount) -> None:
+    """What one may not unmount is said before fusermount3 says it in words of its own."""
+    if os.geteuid() in (0, found.user_id):
+        return
+    raise DaxmendError(
+        f"{found.mount_point} was mounted by {_user_name(found.user_id)}; only that user, or root, "
+        "can unmount it"
+    )
+
+
+def _user_name(uid: int | None) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name if uid is not None else "somebody else"
+    except KeyError:
+        return f"user {uid}"
 
 
 def _wait_until_free(pool: Path) -> None:

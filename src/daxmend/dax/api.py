@@ -6,7 +6,7 @@ Arguments are bytes and page-aligned unless named sector.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, runtime_checkable
 
@@ -14,6 +14,8 @@ from daxmend.errors import UsageError
 from daxmend.extent import Extent
 
 if TYPE_CHECKING:
+    from threading import RLock
+
     from typing_extensions import Buffer
 
     from daxmend.events import EventHub
@@ -29,7 +31,7 @@ class AccessMode(Enum):
 class Recovery(Enum):
     """Whether a call may take the recovery path (R23)."""
 
-    NEVER = "never"  # a bad page is EIO
+    NEVER = "never"  # a bad page is EIO, and nobody but the caller is told
     AUTO = "auto"  # after a normal access failed
     ALWAYS = "always"  # without trying a normal access first
 
@@ -66,6 +68,23 @@ class Capability(NamedTuple):
     reason: str
 
 
+class ErrorManagement(Protocol):
+    """What a driver registers for a device that can deal with media errors (R41).
+
+    A device without it is a full member of any stack, and cannot recover (R40).
+    """
+
+    def capabilities(self, extent: Extent) -> list[Capability]:
+        """What each part of the range can do, ascending and without gaps."""
+
+
+def capabilities_of(management: ErrorManagement | None, extent: Extent) -> list[Capability]:
+    """What a device answers for a range, by what was registered for it, or was not (R40, R41)."""
+    if management is None:
+        return [Capability(extent, False, False, False, "the device has no error management")]
+    return management.capabilities(extent)
+
+
 class ExposedMemory(Protocol):
     """Real memory over device bytes; a load of a bad page raises a signal."""
 
@@ -77,7 +96,13 @@ class ExposedMemory(Protocol):
 
 
 class WindowMemory(Protocol):
-    """The memory that windows look into; offsets are its own."""
+    """The memory that windows look into; offsets are its own.
+
+    `settle` is not None while a recovery's last step waits for a fence: called before a store to a
+    range, it fences if the recovery healed bytes of that (persistence.md §3.3).
+    """
+
+    settle: Callable[[Extent], None] | None
 
     def load(self, offset: int, length: int) -> bytes: ...
     def view(self, offset: int, length: int) -> memoryview: ...
@@ -91,9 +116,9 @@ class Window:
     """Direct access to a range of a device: memory that is checked in software at every access.
 
     Offsets count from the window's start. A window is good for the call it was asked for; one
-    that is kept sees later poison, but not later changes of the record. After a recovery ask
-    again: a store through an older window is not ordered behind the recovery's last step, and a
-    crash before the next fence would then cost the page (persistence.md §3.3).
+    that is kept sees later poison, but not later changes of the record. It may be kept across a
+    recovery (R49): the first store to healed bytes waits until the recovery's last step is durable,
+    so that a crash does not call them lost (persistence.md §3.3).
     """
 
     __slots__ = ("_memory", "_offset", "length")
@@ -120,6 +145,8 @@ class Window:
         length = memoryview(data).nbytes
         if not 0 <= offset <= offset + length <= self.length:
             self._refuse(offset, length)
+        if self._memory.settle is not None:
+            self._memory.settle(Extent(self._offset + offset, length))
         self._memory.store(self._offset + offset, data)
         self._memory.flush(self._offset + offset, length)
 
@@ -131,6 +158,8 @@ class Window:
         length = memoryview(line).nbytes
         if not 0 <= offset <= offset + length <= self.length:
             self._refuse(offset, length)
+        if self._memory.settle is not None:
+            self._memory.settle(Extent(self._offset + offset, length))
         self._memory.store_line(self._offset + offset, line)
         self._memory.flush(self._offset + offset, length)
 
@@ -141,7 +170,10 @@ class Window:
 
     def expose(self, *, writable: bool = True) -> ExposedMemory:
         """Real memory over the window, to be closed; its bad pages raise SIGBUS (R24, R28)."""
-        return self._memory.expose(Extent(self._offset, self.length), writable=writable)
+        extent = Extent(self._offset, self.length)
+        if self._memory.settle is not None:  # stores to it pass nobody
+            self._memory.settle(extent)
+        return self._memory.expose(extent, writable=writable)
 
 
 class Holder(Protocol):
@@ -161,11 +193,13 @@ class DaxDevice(Protocol):
     name: str
     size: int
     events: EventHub
+    lock: RLock  # whoever changes the device, or what lies on it, holds it
+    error_management: ErrorManagement | None  # registered by the driver, or not (R40, R41)
     allows_recovery: bool  # "whether to attempt recovery or not" (R23)
     sequence: int  # grows with every change of the record; readers validate with it (R19)
 
     def capabilities(self, extent: Extent) -> list[Capability]:
-        """What each part of the range can do, ascending and without gaps (R41)."""
+        """What each part of the range can do, ascending and without gaps (`capabilities_of`)."""
 
     def direct_access(self, extent: Extent, mode: AccessMode) -> Window:
         """A window from `extent.offset` on, at most `extent.length` long, at least one page.
@@ -186,14 +220,15 @@ class DaxDevice(Protocol):
         R21). Raises `MediaError` if that is none. Durable on return.
         """
 
-    def hold(self, offset: int, data: bytes) -> None:
-        """Keep bytes of a bad unit that a writer was promised, until it heals (R50).
+    def hold(self, offset: int, data: bytes, unit: int) -> None:
+        """Keep what a writer was promised of a bad unit of `unit` bytes, until that heals (R50).
 
-        Durable on return; `recovery_read` returns them.
+        Durable on return; `recovery_read` returns them. After a stop nobody can complete them: the
+        next attach drops them, and names the unit in a notice and a `RecoveryRefused`.
         """
 
     def drop_hold(self, extent: Extent) -> None:
-        """Forget what `hold` kept in the range."""
+        """Forget what `hold` kept in the range, and nothing that a recovery kept there (R18)."""
 
     def zeroinit(self, extent: Extent) -> int:
         """Set whole pages to zeros and clear their poison, in place (R29).
@@ -235,7 +270,10 @@ class FaultInjection(Protocol):
         """Poison the range, widened to sectors; with `latent`, to cachelines and unrecorded."""
 
     def inject_once(self, extent: Extent) -> None:
-        """Let one access to the range's cachelines fail; nothing is poisoned."""
+        """Let one access to the range's cachelines fail; nothing is poisoned.
+
+        Ranges that touch or overlap become one fault: one access is spent on all of it.
+        """
 
     def uninject(self, extent: Extent) -> None:
         """Take the poison of the range's cachelines; the record stays."""

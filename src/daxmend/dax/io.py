@@ -7,10 +7,11 @@ that walk around or heal bad pages.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from daxmend.dax.api import AccessMode, DaxDevice, Recovery, Salvage
-from daxmend.errors import BadBlockError, MediaError, PoisonError
+from daxmend.errors import BadBlockError, DaxmendError, MediaError, PoisonError
 from daxmend.events import RecoveryRefused
 from daxmend.extent import Extent, ExtentSet, check_bounds
 from daxmend.units import MIB, PAGE, SECTOR, align_down, align_up
@@ -55,6 +56,8 @@ def _read_around(device: DaxDevice, extent: Extent) -> bytes:
         if bad is not None and end <= extent.offset:
             raise BadBlockError(device.name, bad.offset, bad.length)
         window = device.direct_access(Extent.between(extent.offset, end), AccessMode.RECOVERY)
+        if window.length <= 0 < extent.length:
+            raise _no_window(device, extent.offset)
         try:
             data = window.load(0, min(window.length, end - extent.offset))
             if device.sequence == sequence:
@@ -65,13 +68,22 @@ def _read_around(device: DaxDevice, extent: Extent) -> bytes:
                 raise
 
 
-def write(device: DaxDevice, offset: int, data: Buffer, recovery: Recovery = Recovery.AUTO) -> int:
+def write(
+    device: DaxDevice,
+    offset: int,
+    data: Buffer,
+    recovery: Recovery = Recovery.AUTO,
+    *,
+    owned_end: int | None = None,
+) -> int:
     """Write `data`; bad pages that it covers heal in place (R14, R15). Returns bytes written.
 
     Fewer than asked if a page could not be healed; `MediaError` if that is none (R17). Healed
-    pages are durable on return, others after the device's flush and fence.
+    pages are durable on return, others after the device's flush and fence. From `owned_end` on (an
+    offset of the device, not before the end of the data) bytes belong to nobody, being beyond the
+    end of a file, and count as covered: in a page that has to be healed they become zeros (R16).
     """
-    return _write(device, offset, data, recovery, _heal_pages)
+    return _write(device, offset, data, recovery, partial(_heal_pages, owned_end=owned_end))
 
 
 def write_raw(
@@ -111,8 +123,15 @@ def _write_some(
 def _write_normal(device: DaxDevice, offset: int, data: memoryview) -> int:
     window = device.direct_access(Extent(offset, len(data)), _NORMAL)
     count = min(window.length, len(data))
+    if count <= 0:
+        raise _no_window(device, offset)
     window.store(0, data[:count])
     return count
+
+
+def _no_window(device: DaxDevice, offset: int) -> DaxmendError:
+    """A device broke its word (`DaxDevice.direct_access`); asking again would not end."""
+    return DaxmendError(f"{device.name}: direct access at offset {offset} gave an empty window")
 
 
 def _first_bad(device: DaxDevice, extent: Extent) -> Extent | None:
@@ -130,27 +149,30 @@ def _bad_pages(device: DaxDevice, extent: Extent) -> Extent:
     return next(pages.extents())
 
 
-def _heal_pages(device: DaxDevice, offset: int, data: memoryview) -> int:
+def _heal_pages(device: DaxDevice, offset: int, data: memoryview, *, owned_end: int | None) -> int:
     """Heal the bad pages at `offset`: whole ones in one operation, a partly covered one alone."""
     extent = Extent(offset, len(data))
     check_bounds(extent, device.size, device.name)
     whole = _bad_pages(device, extent).intersection(extent.narrowed(PAGE))
     if whole.offset == offset and whole.length:
         return device.recovery_write(offset, data[: whole.length])
+    return _heal_partly(device, offset, data, owned_end)
+
+
+def _heal_partly(device: DaxDevice, offset: int, data: memoryview, owned_end: int | None) -> int:
+    """Heal the page at `offset` if the data cover all that is bad in what is owned of it (R16)."""
     page = Extent(offset, 1).widened(PAGE)
-    return _heal_partly(device, page, extent.intersection(page), data)
-
-
-def _heal_partly(device: DaxDevice, page: Extent, covered: Extent, data: memoryview) -> int:
-    """Heal a partly covered page if the write covers all that is bad in it (R16)."""
+    owned = page if owned_end is None else page.intersection(Extent.between(0, owned_end))
+    covered = Extent(offset, len(data)).intersection(page)
     bad, salvage = _what_is_bad(device, page)
-    if not all(covered.covers(run) for run in bad):
+    if not all(covered.covers(part) for run in bad if (part := run.intersection(owned)).length):
         _refuse(device, page)
     start = covered.offset - page.offset
     salvage.data[start : start + covered.length] = data[: covered.length]
+    salvage.data[owned.length :] = bytes(page.length - owned.length)
     keep = (
         Extent.between(page.offset, covered.offset),
-        Extent.between(covered.end, page.end),
+        Extent.between(covered.end, owned.end),
     )
     device.recovery_write(page.offset, salvage.data, [part for part in keep if part.length])
     return covered.length
@@ -205,20 +227,35 @@ def zero_raw(device: DaxDevice, extent: Extent) -> None:
     _zero(device, extent, SECTOR)
 
 
-def _zero(device: DaxDevice, extent: Extent, unit: int) -> None:
+def check_zeroinit(device: DaxDevice, extent: Extent) -> None:
+    """Raise what `zeroinit` would raise before it changes anything (R30)."""
+    _check_zero(device, extent, PAGE)
+
+
+def _edges(extent: Extent, unit: int) -> tuple[Extent, Extent]:
+    """What of the range lies before and behind its whole units."""
     head = Extent.between(extent.offset, min(align_up(extent.offset, unit), extent.end))
-    tail = Extent.between(max(align_down(extent.end, unit), head.end), extent.end)
-    edges = [edge for edge in (head, tail) if edge.length]
-    if not device.allows_recovery and _first_bad(device, extent.widened(unit)) is not None:
-        raise BadBlockError(
-            device.name, extent.offset, extent.length, hint="recovery is switched off"
-        )
-    for edge in edges:
-        _check_edge(device, edge, unit)
+    return head, Extent.between(max(align_down(extent.end, unit), head.end), extent.end)
+
+
+def _check_zero(device: DaxDevice, extent: Extent, unit: int) -> None:
+    bad = _first_bad(device, extent.widened(unit))
+    if bad is not None and not device.allows_recovery:
+        reason = "recovery is switched off"
+        device.events.publish(RecoveryRefused(Extent(bad.offset, 1).widened(unit), reason))
+        raise BadBlockError(device.name, extent.offset, extent.length, hint=reason)
+    for edge in _edges(extent, unit):
+        if edge.length:
+            _check_edge(device, edge, unit)
+
+
+def _zero(device: DaxDevice, extent: Extent, unit: int) -> None:
+    _check_zero(device, extent, unit)
+    head, tail = _edges(extent, unit)
     whole = Extent.between(head.end, tail.offset)
     for _ in device.scrub(whole):  # latent poison goes too, and only what is known can be cleared
         pass
-    for edge in edges:
+    for edge in (head, tail):
         (write if unit == PAGE else write_raw)(device, edge.offset, bytes(edge.length))
     if unit == PAGE:
         done = device.zeroinit(whole) if whole.length else 0
@@ -246,4 +283,4 @@ def _check_edge(device: DaxDevice, edge: Extent, unit: int) -> None:
         _refuse(device, whole)
 
 
-__all__ = ["Write", "read", "write", "write_raw", "zero_raw", "zeroinit"]
+__all__ = ["Write", "check_zeroinit", "read", "write", "write_raw", "zero_raw", "zeroinit"]

@@ -29,6 +29,12 @@ class Mount(NamedTuple):
         """Whether a FUSE server is behind it (not fuseblk, not fusectl)."""
         return self.fstype == "fuse" or self.fstype.startswith("fuse.")
 
+    @property
+    def user_id(self) -> int | None:
+        """Who mounted it, where the mount tells: a FUSE mount does."""
+        words = (word.partition("=") for word in self.super_options.split(","))
+        return next((int(value) for name, _, value in words if name == "user_id"), None)
+
 
 def parse_mountinfo(text: bytes) -> Iterator[Mount]:
     """The mounts in the text of a mountinfo file, in its order: a later one hides an earlier."""

@@ -17,7 +17,7 @@ from daxmend import _native
 from daxmend.errors import MediaError, TruncatedError
 from daxmend.extent import Extent
 from daxmend.media.checksum import checksum_units
-from daxmend.units import KIB
+from daxmend.units import KIB, PAGE, align_down
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -90,6 +90,16 @@ class Backing:
         except _native.MemoryFault as fault:
             raise self.explain(offset + fault.done, memoryview(data).nbytes - fault.done) from None
 
+    def store_flush(self, offset: int, data: Buffer) -> None:
+        """`store` and `flush` in one, past the processor's caches: for what nobody reads soon."""
+        try:
+            _native.write_flush(self.memory, offset, data)
+        except _native.MemoryFault as fault:
+            raise self.explain(offset + fault.done, memoryview(data).nbytes - fault.done) from None
+        finally:
+            _native.fence()  # such stores are not ordered by themselves, not even for other threads
+            self._is_unsynced = True
+
     def store_line(self, offset: int, line: Buffer) -> None:
         """A direct store of one aligned 64-byte line; durable like a store."""
         try:
@@ -134,6 +144,9 @@ class Backing:
                 "stop using the pool, look at its disk, and open it again",
             )
             raise self._failed_sync from error
+        except BaseException:  # interrupted: nothing is promised, and the next fence tries again
+            self._is_unsynced = True
+            raise
 
     def next_data(self, offset: int, end: int) -> Extent | None:
         """The first stretch of `[offset, end)` that was ever stored to; all else reads as zeros."""
@@ -153,8 +166,7 @@ class Backing:
             return TruncatedError(
                 self.name, offset, length, hint="the file shrank while it was in use; restore it"
             )
-        space = os.fstatvfs(self.fd)
-        if space.f_bavail == 0:
+        if self._lacks_space(offset):
             return OSError(
                 errno.ENOSPC,
                 f"{self.name}: no space for {length} bytes at offset {offset}; "
@@ -164,6 +176,21 @@ class Backing:
         return MediaError(
             self.name, offset, length, hint="the file system below cannot access its own storage"
         )
+
+    def _lacks_space(self, offset: int) -> bool:
+        """Whether an access there failed for want of space (a quota is one too) or of a good disk.
+
+        A hole must be allocated, on tmpfs even to be read; what has its storage and can be read
+        needs space only where the file system writes elsewhere.
+        """
+        page = Extent(align_down(offset, PAGE), PAGE)
+        try:
+            if self.next_data(page.offset, page.end) != page:
+                return True
+            os.pread(self.fd, 1, offset)
+        except OSError:
+            return False
+        return os.fstatvfs(self.fd).f_bavail == 0
 
     def close(self) -> None:
         """Make everything flushed durable, unmap and close; later calls do nothing."""

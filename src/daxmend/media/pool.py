@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol, Self
 
 from xxhash import xxh3_64_intdigest
 
-from daxmend.errors import BusyError, CorruptionError, DaxmendError, UnsupportedError, UsageError
+from daxmend.errors import BusyError, CorruptionError, UnsupportedError, UsageError
 from daxmend.extent import Extent
 from daxmend.media.backing import Backing, Durability
 from daxmend.media.journal import Repair, format_journal
@@ -53,6 +53,7 @@ class Content(IntEnum):
     """What the data area holds; `mount` refuses what does not fit."""
 
     RAW = 1
+    FS = 2
 
 
 class MediumKind(StrEnum):
@@ -138,20 +139,29 @@ class Pool:
 
 
 def create_pool(
-    path: Path, size: int, *, durability: Durability, medium: MediumKind = MediumKind.PLAIN
+    path: Path,
+    size: int,
+    *,
+    durability: Durability,
+    medium: MediumKind = MediumKind.PLAIN,
+    clear_unit: int = CLEAR_UNIT,
+    content: Content = Content.RAW,
 ) -> Header:
-    """Make a raw pool of `size` bytes (a multiple of a page) at `path`; durable on return.
+    """Make a pool of `size` bytes (a multiple of a page) at `path`; durable on return.
 
-    Raises `UsageError` if something is there already or the size is not possible; a pool that
-    could not be completed is removed.
+    `content` says what the caller is going to put on the device.
+
+    `clear_unit` is a power of two from 64 to 4096 (R7). Raises `UsageError` if something is there
+    already or size or clear unit is not possible; a pool that could not be completed is removed.
     """
     layout = _layout_of(size)
+    _check_clear_unit(clear_unit)
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
         raise UsageError(f"{path} exists; remove it or choose another name") from None
     try:
-        header = _format(fd, str(path), layout, durability, medium)
+        header = _format(fd, str(path), layout, durability, medium, clear_unit, content)
         _sync_directory(path.parent)
     except BaseException:
         path.unlink(missing_ok=True)
@@ -161,15 +171,23 @@ def create_pool(
     return header
 
 
-def create_memory_pool(size: int, medium: MediumKind = MediumKind.PLAIN) -> Pool:
+def create_memory_pool(
+    size: int, medium: MediumKind = MediumKind.PLAIN, clear_unit: int = CLEAR_UNIT
+) -> Pool:
     """A pool of anonymous memory, gone with its last user: for tests and for `ram:SIZE`.
 
-    Raises `UsageError` if the size is not possible.
+    Raises `UsageError` if size or clear unit is not possible.
     """
     layout = _layout_of(size)
+    _check_clear_unit(clear_unit)
     fd = os.memfd_create("daxmend", os.MFD_CLOEXEC)
-    header = _format(fd, "ram", layout, Durability.PROCESS, medium)
-    return Pool(Path("ram"), Backing(fd, "ram", Durability.PROCESS), header, [])
+    try:
+        header = _format(fd, "ram", layout, Durability.PROCESS, medium, clear_unit, Content.RAW)
+        backing = Backing(fd, "ram", Durability.PROCESS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return Pool(Path("ram"), backing, header, [])
 
 
 def _layout_of(size: int) -> Layout:
@@ -181,15 +199,37 @@ def _layout_of(size: int) -> Layout:
     return layout
 
 
+def _is_clear_unit(number: int) -> bool:
+    return CACHELINE <= number <= PAGE and number.bit_count() == 1
+
+
+def _check_clear_unit(clear_unit: int) -> None:
+    if not _is_clear_unit(clear_unit):
+        raise UsageError(
+            f"a clear unit is a power of two from {CACHELINE} to {PAGE} bytes, not {clear_unit}"
+        )
+
+
 def _format(
-    fd: int, name: str, layout: Layout, durability: Durability, medium: MediumKind
+    fd: int,
+    name: str,
+    layout: Layout,
+    durability: Durability,
+    medium: MediumKind,
+    clear_unit: int,
+    content: Content,
 ) -> Header:
     """Write an empty pool into an empty file; durable on return."""
     header = Header(
-        _uuid.uuid4().bytes, time.time_ns(), Content.RAW, medium, durability, CLEAR_UNIT, layout
+        _uuid.uuid4().bytes, time.time_ns(), content, medium, durability, clear_unit, layout
     )
     os.truncate(fd, layout.data.end)
-    backing = Backing(os.dup(fd), name, durability)
+    own_fd = os.dup(fd)
+    try:
+        backing = Backing(own_fd, name, durability)
+    except BaseException:  # there may be no room in memory to map it
+        os.close(own_fd)
+        raise
     try:
         format_journal(backing, layout.poison, f"{name}: poison journal")
         format_journal(backing, layout.record, f"{name}: record journal")
@@ -310,6 +350,10 @@ def unpack_header(raw: bytes, name: str, offset: int) -> Header:
     )
     if size != layout.data.end or layout.record[1].end > data:
         raise CorruptionError(f"{name}: pool header", offset, "layout", "consistent", places)
+    if not _is_clear_unit(clear_unit):
+        raise CorruptionError(
+            f"{name}: pool header", offset, "clear_unit", "a power of two", clear_unit
+        )
     return Header(
         uuid,
         created_ns,
@@ -338,21 +382,22 @@ def _read_header(fd: int, path: Path) -> tuple[Header, list[Repair]]:
             f"daxmend create {path}.pool --size 1G --raw"
         )
     headers: dict[int, Header] = {}
-    failures: list[tuple[int, DaxmendError]] = []
+    failures: list[tuple[int, CorruptionError]] = []
+    unsupported: UnsupportedError | None = None
     for copy, offset in enumerate(_COPIES):
         raw = os.pread(fd, 4 * KIB, offset).ljust(4 * KIB, b"\0")
         try:
             headers[copy] = unpack_header(raw, str(path), offset)
-        except (CorruptionError, UnsupportedError) as error:
+        except UnsupportedError as error:
+            unsupported = error
+        except CorruptionError as error:
             failures.append((copy, error))
+    if unsupported is not None:  # beside a copy of ours too: somebody's upgrade was interrupted
+        raise unsupported
     if not headers:
-        errors = [error for _, error in failures]
-        raise next((e for e in errors if isinstance(e, UnsupportedError)), errors[0])
-    return next(iter(headers.values())), [Repair(copy, _reason(error)) for copy, error in failures]
-
-
-def _reason(error: DaxmendError) -> str:
-    return f"its {error.field} is wrong" if isinstance(error, CorruptionError) else str(error)
+        raise failures[0][1]
+    repairs = [Repair(copy, f"its {error.field} is wrong") for copy, error in failures]
+    return next(iter(headers.values())), repairs
 
 
 def _lock(fd: int, path: Path, *, exclusive: bool) -> None:

@@ -12,41 +12,58 @@ import os
 import select
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from daxmend.dax.api import DaxDevice
 from daxmend.errors import UsageError
 from daxmend.events import Event
 from daxmend.extent import Extent
 from daxmend.fuse import PENDING, Opened, Pending, Session, pack_write_out
-from daxmend.fuse.protocol import FOPEN_DIRECT_IO, FOPEN_NONSEEKABLE
+from daxmend.fuse.protocol import FOPEN_DIRECT_IO
 from daxmend.mounts.controlfile import ControlFile, DeviceFiles
 from daxmend.mounts.eventlog import EventLog
 from daxmend.mounts.scrub import Scrubber
 
 if TYPE_CHECKING:
     from daxmend.fuse import Buffer
+    from daxmend.mounts.deviceuse import DeviceUse
 
 CONTROL_NAME = b".daxmend"
 CONTROL_NODEID = 16
 _FIRST_FILE_NODEID = CONTROL_NODEID + 1
 
 
-class _OpenFile:
-    """One open of a control file: its own snapshot, or its own place among the events."""
+class _Parked(NamedTuple):
+    """A read that waits for an event."""
 
-    def __init__(self, nodeid: int, sequence: int) -> None:
+    unique: int
+    offset: int
+    size: int
+
+
+class _OpenFile:
+    """One open of a control file: its own snapshot, or its own place among the events.
+
+    `preface` has the events of attaching that this open has not read yet.
+    """
+
+    def __init__(self, nodeid: int, sequence: int, preface: bytes = b"") -> None:
         self.nodeid = nodeid
-        self.text: bytes | None = None
+        self.text: bytes | None = None  # what the file says, or the last events that were read
+        self.text_offset = 0
         self.sequence = sequence
-        self.parked: deque[tuple[int, int]] = deque()  # unique and size of the reads that wait
+        self.preface = preface
+        self.parked: deque[_Parked] = deque()
         self.poll_handle: int | None = None
 
 
 class ControlDirectory:
     """The nodes from `CONTROL_NODEID` on of a mount over `device`. Used on the request thread.
+
+    `attached` are the events of attaching the device, which came before anybody could subscribe;
+    `use` says what lies on it.
 
     `invalidate` is called with device extents whose content changed; what it queues on the
     session's notifier is done before the write that caused it is answered.
@@ -57,18 +74,21 @@ class ControlDirectory:
         device: DaxDevice,
         invalidate: Callable[[Extent], None],
         log: Callable[[str], object],
+        attached: Sequence[Event],
+        use: DeviceUse,
     ) -> None:
         self.session: Session | None = None
         self._invalidate = invalidate
         # Guards the log, and each open's place in it and parked reads. The notifier holds it no
         # longer than an answer takes, which waits for nobody.
         self._lock = Lock()
-        self._log = EventLog()
+        self._log = EventLog(attached)
         self._changed: dict[int, int] = {}  # nodeid → the first event after the file's last change
         self._opens: dict[int, _OpenFile] = {}
         self._next_fh = 1
         self._scrubber = Scrubber(device, log)
-        self._files = DeviceFiles(device, self._scrubber, self._wake_later).files()
+        files = DeviceFiles(device, use, self._scrubber, self._wake_later, attached)
+        self._files = files.files()
         self._events_nodeid = _FIRST_FILE_NODEID + len(self._files)
         self._files.append(ControlFile(b"events", str))
         device.events.subscribe(self._on_event)
@@ -90,6 +110,10 @@ class ControlDirectory:
                 return nodeid
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
+    def has(self, nodeid: int) -> bool:
+        """Whether the node is one of the files."""
+        return 0 <= nodeid - _FIRST_FILE_NODEID < len(self._files)
+
     def mode(self, nodeid: int) -> int:
         """Type and permissions of the directory or one of its files."""
         if nodeid == CONTROL_NODEID:
@@ -102,11 +126,9 @@ class ControlDirectory:
         """Open a file; its content is taken when it is read from the start."""
         fh = self._next_fh
         self._next_fh += 1
-        self._opens[fh] = _OpenFile(nodeid, self._log.next_sequence)
-        flags = FOPEN_DIRECT_IO
-        if nodeid == self._events_nodeid:
-            flags |= FOPEN_NONSEEKABLE
-        return Opened(fh, flags)
+        self._opens[fh] = _OpenFile(nodeid, self._log.next_sequence, self._log.preface)
+        # Seekable, the events too: head(1) gives back what it has read beyond its last line.
+        return Opened(fh, FOPEN_DIRECT_IO)
 
     def release(self, fh: int) -> None:
         """The last user of an open has gone."""
@@ -116,7 +138,7 @@ class ControlDirectory:
         """Read from an open; the events file waits for the next event unless O_NONBLOCK."""
         opened = self._opens[fh]
         if opened.nodeid == self._events_nodeid:
-            return self._read_events(opened, size, open_flags)
+            return self._read_events(opened, offset, size, open_flags)
         if offset == 0 or opened.text is None:
             opened.text = self._files[opened.nodeid - _FIRST_FILE_NODEID].read().encode()
             opened.sequence = self._log.next_sequence
@@ -143,7 +165,7 @@ class ControlDirectory:
         if schedule:
             opened.poll_handle = kh
         if opened.nodeid == self._events_nodeid:
-            return select.POLLIN if opened.sequence < self._log.next_sequence else 0
+            return select.POLLIN if self._has_events(opened) else 0
         always = select.POLLIN | select.POLLOUT
         if opened.sequence < self._changed.get(opened.nodeid, 0):
             return always | select.POLLPRI | select.POLLERR  # as sysfs files do
@@ -161,23 +183,40 @@ class ControlDirectory:
 
     # -- events ----------------------------------------------------------------------------
 
-    def _read_events(self, opened: _OpenFile, size: int, open_flags: int) -> Buffer | Pending:
+    def _has_events(self, opened: _OpenFile) -> bool:
+        return bool(opened.preface) or opened.sequence < self._log.next_sequence
+
+    def _read_events(
+        self, opened: _OpenFile, offset: int, size: int, open_flags: int
+    ) -> Buffer | Pending:
         with self._lock:
-            text, opened.sequence = self._log.read(opened.sequence, size)
-            if text:
+            again = offset - opened.text_offset  # whoever seeks back finds the last answer there
+            if opened.text is not None and 0 <= again < len(opened.text):
+                return opened.text[again : again + size]
+            if text := self._next_events(opened, size):
+                opened.text, opened.text_offset = text, offset
                 return text
-            if opened.sequence < self._log.next_sequence:
+            if self._has_events(opened):
                 raise OSError(errno.EINVAL, f"an event does not fit into a read of {size} bytes")
             if open_flags & os.O_NONBLOCK:
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            opened.parked.append((self._must_session().unique, size))
+            opened.parked.append(_Parked(self._must_session().unique, offset, size))
             return PENDING
+
+    def _next_events(self, opened: _OpenFile, size: int) -> bytes:
+        """Whole lines, those of attaching first; the open's place is behind them then."""
+        if opened.preface:
+            end = opened.preface.rfind(b"\n", 0, size) + 1
+            text, opened.preface = opened.preface[:end], opened.preface[end:]
+        else:
+            text, opened.sequence = self._log.read(opened.sequence, size)
+        return text
 
     def forget_parked(self, unique: int) -> None:
         """A signal ended the read that waited as request `unique`."""
         with self._lock:
             for opened in self._opens.values():
-                opened.parked = deque(read for read in opened.parked if read[0] != unique)
+                opened.parked = deque(read for read in opened.parked if read.unique != unique)
 
     def _on_event(self, event: Event) -> None:
         with self._lock:
@@ -204,9 +243,10 @@ class ControlDirectory:
     def _answer_parked(self, session: Session, opened: _OpenFile) -> None:
         """Answer the reads that wait, oldest first, as long as there are events."""
         while opened.parked and opened.sequence < self._log.next_sequence:
-            unique, size = opened.parked.popleft()
+            unique, offset, size = opened.parked.popleft()
             text, sequence = self._log.read(opened.sequence, size)
             if not text:
                 session.reply_error(unique, errno.EINVAL)  # too small for one event
             elif session.reply(unique, text):
                 opened.sequence = sequence
+                opened.text, opened.text_offset = text, offset

@@ -3,7 +3,9 @@
 badblocks   the record, `SECTOR COUNT` a line (R9); write the same to add; poll for change
 poison      `OFFSET LENGTH` a line, in bytes; write the same to make latent poison, with `once`
             behind it to let one access fail, `-OFFSET LENGTH` to take poison away (R2)
-ranges      `OFFSET LENGTH poison|recorded|lost OWNER` a line
+ranges      `OFFSET LENGTH poison|recorded|lost|quarantined OWNER` a line; owners: `deviceuse.py`
+owners      the same with one more field: where in its file the range begins, `-` outside of files
+check       what is wrong with the file system, one JSON object a line; nothing if it is whole
 scrub       `N` idle, `N+` running; write `1` or `OFFSET LENGTH` to start one; poll for its end
 status      JSON
 metrics     Prometheus text
@@ -13,11 +15,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from daxmend.dax.api import DaxDevice, FaultInjection, SectorState
 from daxmend.errors import UsageError
@@ -32,8 +35,12 @@ from daxmend.events import (
 )
 from daxmend.extent import Extent, check_bounds, format_badblocks, merged, parse_badblocks_line
 from daxmend.faults import FaultKind
+from daxmend.mounts.deviceuse import FREE, DeviceUse, OwnedRange
 from daxmend.mounts.scrub import Scrubber
 from daxmend.mounts.status import Status
+
+if TYPE_CHECKING:
+    from daxmend.fs import Finding
 
 _RANGE = re.compile(r"([0-9]{1,19})\s+([0-9]{1,19})")  # as many digits as an offset can have
 
@@ -59,15 +66,24 @@ class ControlFile(NamedTuple):
 
 
 class DeviceFiles:
-    """The files over one device; `on_scrub_end` is called on the scrub's thread."""
+    """The files over one device; `on_scrub_end` is called on the scrub's thread.
+
+    `attached` are the events of attaching the device.
+    """
 
     def __init__(
-        self, device: DaxDevice, scrubber: Scrubber, on_scrub_end: Callable[[], object]
+        self,
+        device: DaxDevice,
+        use: DeviceUse,
+        scrubber: Scrubber,
+        on_scrub_end: Callable[[], object],
+        attached: Iterable[Event] = (),
     ) -> None:
         self._device = device
+        self._use = use
         self._whole = Extent(0, device.size)
         self._scrubber = scrubber
-        self._status = Status(device, scrubber)
+        self._status = Status(device, use, scrubber, attached)
         self._on_scrub_end = on_scrub_end
 
     def files(self) -> list[ControlFile]:
@@ -76,6 +92,8 @@ class DeviceFiles:
             ControlFile(b"badblocks", self._read_badblocks, self._parse_badblock, _changes_record),
             ControlFile(b"poison", self._read_poison, self._parse_poison),
             ControlFile(b"ranges", self._read_ranges),
+            ControlFile(b"owners", self._read_owners),
+            ControlFile(b"check", self._read_check),
             ControlFile(
                 b"scrub",
                 lambda: f"{self._scrubber.state}\n",
@@ -114,13 +132,32 @@ class DeviceFiles:
         return partial(_and_return, extent, partial(device.inject, extent, latent=True))
 
     def _read_ranges(self) -> str:
+        return "".join(
+            f"{extent.offset} {extent.length} {kind} {owner}\n"
+            for (extent, owner, _), kind in self._owned_ranges()
+        )
+
+    def _read_owners(self) -> str:
+        return "".join(
+            f"{extent.offset} {extent.length} {kind} {owner} {'-' if at is None else at}\n"
+            for (extent, owner, at), kind in self._owned_ranges()
+        )
+
+    def _owned_ranges(self) -> Iterator[tuple[OwnedRange, str]]:
+        """One for each owner; what is recorded and nobody's is in quarantine (R31)."""
         ranges = [
             (run, "lost" if state is SectorState.LOST else "recorded")
             for run, state in self._device.badblocks(self._whole)
         ]
         if isinstance(self._device, FaultInjection):
             ranges += [(run, "poison") for run in self._device.poison(self._whole)]
-        return "".join(f"{run.offset} {run.length} {kind} -\n" for run, kind in sorted(ranges))
+        for run, kind in sorted(ranges):
+            for owned in self._use.iter_owned(run):
+                is_secluded = owned.owner == FREE and kind != "poison"
+                yield owned, "quarantined" if is_secluded else kind
+
+    def _read_check(self) -> str:
+        return "".join(f"{json.dumps(_describe(found))}\n" for found in self._use.check())
 
     def _parse_scrub(self, line: str) -> Action:
         extent = self._whole if line == "1" else self._parse_range(line, "scrub")
@@ -142,6 +179,16 @@ class DeviceFiles:
             raise UsageError(f"'{text}': a length of 0 names nothing")
         check_bounds(extent, self._device.size, name)
         return extent
+
+
+def _describe(finding: Finding) -> dict[str, object]:
+    """A line of `check`; bytes of the path that are not UTF-8 are lone surrogates."""
+    return {
+        "invariant": finding.invariant.value,
+        "text": finding.text,
+        "path": os.fsdecode(finding.path) or None,
+        "is_healed": finding.is_healed,
+    }
 
 
 def _changes_record(event: Event) -> bool:

@@ -11,21 +11,25 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from daxmend.dax.api import DaxDevice, Recovery
-from daxmend.dax.io import Write
 from daxmend.errors import MediaError
 from daxmend.events import Event, RecoveryDone, RecoveryRefused, ZeroinitDone
 from daxmend.extent import Extent
 from daxmend.units import align_down
 
+if TYPE_CHECKING:
+    from daxmend.mounts.content import Content
+
 
 class _Held(NamedTuple):
-    """Acknowledged bytes from a bad unit's first byte on."""
+    """Acknowledged bytes from a bad unit's first byte on; `place` is theirs on the device."""
 
+    content: Content
     offset: int
     data: bytes
+    place: Extent
 
     @property
     def extent(self) -> Extent:
@@ -33,85 +37,111 @@ class _Held(NamedTuple):
 
 
 class CutWrites:
-    """Joins the writes of each open of one mount; `unit` is a page, or a raw device's sector.
+    """Joins the writes of each open of one mount. Used on the request thread.
 
-    `write` is the loop that heals (`dax.io.write` or `write_raw`). Used on the request thread.
+    A unit is a page of a file, or a sector of a raw device: the `Content` says so, and its `write`
+    is the loop that heals.
     """
 
-    def __init__(self, device: DaxDevice, unit: int, write: Write) -> None:
+    def __init__(self, device: DaxDevice) -> None:
         self._device = device
-        self._unit = unit
-        self._write = write
         self._held: dict[int, _Held] = {}
+        self._broken: set[int] = set()  # opens whose half cannot be completed any more
         self._failed: set[int] = set()
         device.events.subscribe(self._on_event)
 
     def _on_event(self, event: Event) -> None:
-        """Whoever healed a unit wrote all of it: an earlier half must not come back over that."""
+        """Somebody wrote to a unit: an earlier half must not come back over that.
+
+        Whoever healed all of it made the half as good as written; whoever healed a part of it, a
+        sector of a file's page, took it away. Events come from any thread.
+        """
         if isinstance(event, (RecoveryDone, ZeroinitDone)):
             for fh, held in list(self._held.items()):
-                if held.extent.overlaps(event.extent):
-                    del self._held[fh]
+                if event.extent.covers(held.place.widened(held.content.unit)):
+                    self._held.pop(fh, None)
+                elif held.place.overlaps(event.extent):
+                    self._broken.add(fh)
 
-    def write(self, fh: int, offset: int, data: memoryview, recovery: Recovery) -> int:
+    def write(
+        self, fh: int, content: Content, offset: int, data: memoryview, recovery: Recovery
+    ) -> int:
         """Write, completing what the open holds; returns how much of `data` was taken.
 
-        Raises `MediaError` if that is nothing.
+        Raises `OSError` if that is nothing.
         """
         held = self._held.pop(fh, None)
-        if held is not None and held.extent.end != offset:
+        if held is not None and not content.is_bad(held.extent):
+            held = None  # it healed meanwhile, by a store perhaps (R6): that is newer
+        if held is not None and (held.extent.end != offset or fh in self._broken):
             self._drop(fh, held)
             held = None
         if held is None:
-            return self._write_from(fh, offset, data, recovery)
+            return self._write_from(fh, content, offset, data, recovery)
         return self._complete(fh, held, data, recovery)
 
-    def _write_from(self, fh: int, offset: int, data: memoryview, recovery: Recovery) -> int:
+    def _write_from(
+        self, fh: int, content: Content, offset: int, data: memoryview, recovery: Recovery
+    ) -> int:
         """Write, and hold what may be the first half of a bad unit."""
-        tail = self._first_half(Extent(offset, len(data)))
-        if recovery is Recovery.NEVER or not tail.length:
-            return self._write(self._device, offset, data, recovery)
+        tail = _first_half(content.unit, Extent(offset, len(data)))
+        if not self._device.allows_recovery:
+            recovery = Recovery.AUTO  # the device refuses, and says so (R48)
+        may_heal = recovery is not Recovery.NEVER and self._device.allows_recovery
+        if not (may_heal and tail.length and content.needs_rest(tail)):
+            return content.write(offset, data, recovery)
         head = data[: tail.offset - offset]
-        count = self._write(self._device, offset, head, recovery) if head else 0
+        count = content.write(offset, head, recovery) if head else 0
         if count < len(head):
             return count
-        self._hold(fh, tail.offset, data[count:])
+        if not content.needs_rest(tail):  # any more: the head's fence told of lines that had healed
+            return content.write(offset, data, recovery)
+        self._hold(fh, content, tail.offset, data[count:])
         return len(data)
-
-    def _first_half(self, extent: Extent) -> Extent:
-        """The end of the extent, if it is a part of a bad unit from that one's first byte on."""
-        tail = Extent.between(align_down(extent.end, self._unit), extent.end)
-        if not tail.length or tail.offset < extent.offset:
-            return Extent(extent.end, 0)
-        bad = next(iter(self._device.badblocks(tail.widened(self._unit))), None)
-        return tail if bad is not None else Extent(extent.end, 0)
 
     def _complete(self, fh: int, held: _Held, data: memoryview, recovery: Recovery) -> int:
         """Write the held bytes and `data` as one."""
         joined = memoryview(held.data + bytes(data))
         try:
-            count = self._write_from(fh, held.offset, joined, recovery) - len(held.data)
-        except MediaError:
+            count = self._write_from(fh, held.content, held.offset, joined, recovery)
+        except OSError:
             self._drop(fh, held)
             raise
-        if count <= 0:
+        if count <= len(held.data):
             self._drop(fh, held)
-            raise MediaError(self._device.name, held.offset, len(joined))
-        return count
+            raise MediaError(held.content.name, held.offset, len(joined))
+        return count - len(held.data)
 
-    def _hold(self, fh: int, offset: int, tail: memoryview) -> None:
-        held = _Held(offset, bytes(tail))
-        self._device.hold(held.offset, held.data)
+    def _hold(self, fh: int, content: Content, offset: int, tail: memoryview) -> None:
+        place = content.place(Extent(offset, len(tail)))
+        assert place is not None, "what is bad is somewhere"
+        held = _Held(content, offset, bytes(tail), place)
+        self._device.hold(place.offset, held.data, content.unit)
+        self._broken.discard(fh)
         self._held[fh] = held
 
     def _drop(self, fh: int, held: _Held) -> None:
         self._failed.add(fh)
-        self._device.drop_hold(held.extent)
+        self._device.drop_hold(held.place)
         self._device.events.publish(
             RecoveryRefused(
-                held.extent.widened(self._unit), "the other half of a cut write did not follow"
+                held.place.widened(held.content.unit),
+                "the other half of a cut write did not follow",
             )
         )
+
+    def discard(self, nodeid: int, extent: Extent) -> None:
+        """The range of a file was truncated or punched away: no half of it may come back.
+
+        A half that was given up as a whole is nobody's loss; of others the open hears.
+        """
+        for fh, held in list(self._held.items()):
+            if held.content.nodeid == nodeid and held.extent.overlaps(extent):
+                del self._held[fh]
+                if extent.covers(held.extent):
+                    self._device.drop_hold(held.place)
+                else:
+                    self._drop(fh, held)
 
     def held_offset(self, fh: int) -> int | None:
         """Where the bytes begin that the open holds, or None."""
@@ -140,3 +170,9 @@ class CutWrites:
         if held is not None:
             self._drop(fh, held)
         self._failed.discard(fh)
+
+
+def _first_half(unit: int, extent: Extent) -> Extent:
+    """The end of the extent, if it is a part of a unit from that one's first byte on."""
+    tail = Extent.between(align_down(extent.end, unit), extent.end)
+    return tail if tail.offset >= extent.offset else Extent(extent.end, 0)

@@ -1,7 +1,7 @@
 """The process behind a mount: opens the pool, mounts, serves until unmounted or told to stop.
 
 parent   forks, waits for the word of the child, returns when the mount is ready
-child    open → mount → INIT ("ready") → serve → unmount if need be → close the pool
+child    open → mount → INIT ("ready") → serve → unmount if need be → close file system and pool
 """
 
 import contextlib
@@ -9,17 +9,22 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from types import FrameType
 from typing import NoReturn
 
 from daxmend.dax.api import Recovery
-from daxmend.errors import EXIT_FAILED, DaxmendError
+from daxmend.errors import EXIT_FAILED, DaxmendError, UsageError
+from daxmend.events import Event, EventHub
 from daxmend.fuse import Session, find_mount, mount, unmount
-from daxmend.mounts.raw import MountOptions, RawMount
-from daxmend.stack import open_device
+from daxmend.mounts.devicemount import DeviceMount
+from daxmend.mounts.filesystem import FileSystemMount
+from daxmend.mounts.option import MountOptions
+from daxmend.mounts.raw import RawMount
+from daxmend.stack import PmemDevice, has_filesystem, open_device, open_filesystem
 
 SUBTYPE = "daxmend"
 
@@ -35,18 +40,24 @@ class MountFailedError(DaxmendError):
 
 
 def mount_in_background(
-    pool: Path, mountpoint: Path, options: MountOptions, log: Path | None = None
+    pool: Path,
+    mountpoint: Path,
+    options: MountOptions,
+    log: Path | None = None,
+    *,
+    raw: bool = False,
 ) -> None:
     """Mount and return when the mount is ready; the server goes on in a process of its own.
 
-    Raises `MountFailedError` with what stopped the server; nothing is mounted then. `log` takes
-    what the server has to say afterwards (nothing, if all is well).
+    The pool's file system, or with `raw` the device of a raw pool. Raises `MountFailedError` with
+    what stopped the server; nothing is mounted then. `log` takes what the server has to say
+    afterwards (nothing, if all is well).
     """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _run_server(pool, mountpoint, options, log, writer)
+        _run_server(partial(serve, pool, mountpoint, options, raw=raw), log, writer)
     os.close(writer)
     with os.fdopen(reader, "rb") as word:
         said = word.read()
@@ -63,33 +74,64 @@ def serve(
     mountpoint: Path,
     options: MountOptions,
     on_ready: Callable[[], None] = lambda: None,
+    *,
+    raw: bool = False,
 ) -> None:
     """Mount and serve in this process until unmounted, SIGTERM or SIGINT; then all is durable.
 
-    Must be called on the main thread, for the sake of the signals.
+    Must be called on the main thread, for the sake of the signals. Raises `UsageError` if the pool
+    holds something else than `raw` says.
     """
     mountpoint = mountpoint.absolute()
-    device = open_device(str(pool))
-    device.allows_recovery = options.recovery is not Recovery.NEVER  # for every way to write
-    for notice in device.notices:
+    events, attached = EventHub(), list[Event]()
+    end_of_attach = events.subscribe(attached.append)
+    with contextlib.closing(open_device(pool.absolute(), events=events)) as device:
+        _check_content(device, raw, mountpoint)
+        device.allows_recovery = options.recovery is not Recovery.NEVER  # for every way to write
+        _say(device.notices)
+        if raw:
+            end_of_attach()
+            handler = RawMount(device, options=options, on_ready=on_ready, attached=attached)
+            _serve_handler(device, handler, mountpoint)
+            return
+        with contextlib.closing(open_filesystem(device)) as fs:
+            end_of_attach()
+            _say(fs.notices)
+            files = FileSystemMount(fs, options=options, on_ready=on_ready, attached=attached)
+            _serve_handler(device, files, mountpoint)
+
+
+def _check_content(device: PmemDevice, raw: bool, mountpoint: Path) -> None:
+    """Raise `UsageError` with the command that fits, if this one does not."""
+    if raw and has_filesystem(device):
+        raise UsageError(
+            f"{device.name} holds a file system: daxmend mount {device.name} {mountpoint}"
+        )
+    if not (raw or has_filesystem(device)):
+        raise UsageError(
+            f"{device.name} holds a raw device: daxmend mount --raw {device.name} {mountpoint}"
+        )
+
+
+def _say(notices: Iterable[str]) -> None:
+    for notice in notices:
         sys.stderr.write(f"daxmend: {notice}\n")
-    try:
-        handler = RawMount(device, options=options, on_ready=on_ready)
-        fd = mount(mountpoint, fsname=str(pool.absolute()), subtype=SUBTYPE)
-        session = Session(fd, handler)
-        device.pool.set_owner(str(mountpoint))
-        with _stopped_by_signals(session, handler, mountpoint):
-            try:
-                session.run()
-            finally:
-                session.close()
-                _unmount_own(mountpoint)
-    finally:
-        device.close()
+
+
+def _serve_handler(device: PmemDevice, handler: DeviceMount, mountpoint: Path) -> None:
+    fd = mount(mountpoint, fsname=str(device.pool.path), subtype=SUBTYPE)
+    session = Session(fd, handler)
+    device.pool.set_owner(str(mountpoint))
+    with _stopped_by_signals(session, handler, mountpoint):
+        try:
+            session.run()
+        finally:
+            session.close()
+            _unmount_own(mountpoint)
 
 
 def _run_server(
-    pool: Path, mountpoint: Path, options: MountOptions, log: Path | None, writer: int
+    serve_until_end: Callable[[Callable[[], None]], None], log: Path | None, writer: int
 ) -> NoReturn:
     """The child: never returns into the parent's code."""
     status = EXIT_FAILED
@@ -107,7 +149,7 @@ def _run_server(
 
     try:
         os.setsid()
-        serve(pool, mountpoint, options, on_ready)
+        serve_until_end(on_ready)
         status = 0
     except (DaxmendError, OSError) as error:
         status = error.exit_status if isinstance(error, DaxmendError) else EXIT_FAILED
@@ -141,7 +183,7 @@ def _detach(log: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals(session: Session, handler: RawMount, mountpoint: Path) -> Iterator[None]:
+def _stopped_by_signals(session: Session, handler: DeviceMount, mountpoint: Path) -> Iterator[None]:
     """SIGTERM and SIGINT end the session in good order."""
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -155,7 +197,7 @@ def _stopped_by_signals(session: Session, handler: RawMount, mountpoint: Path) -
             signal.signal(number, action)
 
 
-def _unmount_or_stop(session: Session, handler: RawMount, mountpoint: Path) -> None:
+def _unmount_or_stop(session: Session, handler: DeviceMount, mountpoint: Path) -> None:
     """Unmount; a mount in use is left as soon as what mappings dirtied is written back."""
     try:
         unmount(mountpoint)

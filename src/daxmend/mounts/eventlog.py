@@ -3,6 +3,7 @@
 import json
 import time
 from collections import deque
+from collections.abc import Iterable
 
 from daxmend.events import Event
 
@@ -12,18 +13,23 @@ BACKLOG_EVENTS = 4096  # older ones are dropped, and a reader that missed some i
 class EventLog:
     """The last events as JSON lines. `next_sequence` is what the next one will be called.
 
-    Not locked; the owner's lock holds.
+    `preface` has those of attaching the device, with which every reader begins. Not locked; the
+    owner's lock holds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, attached: Iterable[Event] = ()) -> None:
         self.next_sequence = 1
         self._lines: deque[str] = deque(maxlen=BACKLOG_EVENTS)
+        self.preface = "".join(map(self._numbered, attached)).encode()
 
     def append(self, event: Event) -> None:
         """Number the event, stamp it, keep it."""
+        self._lines.append(self._numbered(event))
+
+    def _numbered(self, event: Event) -> str:
         record = {"sequence": self.next_sequence, "time_ns": time.time_ns(), **event.as_dict()}
-        self._lines.append(json.dumps(record) + "\n")
         self.next_sequence += 1
+        return json.dumps(record) + "\n"
 
     def read(self, sequence: int, size: int) -> tuple[bytes, int]:
         """Whole lines from event `sequence` on, at most `size` bytes, and the sequence after them.

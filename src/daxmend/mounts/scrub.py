@@ -6,13 +6,15 @@ from threading import Event, Thread
 from daxmend.dax.api import DaxDevice
 from daxmend.errors import BusyError, DaxmendError
 from daxmend.extent import Extent
+from daxmend.stack import validate_length
 
 
 class Scrubber:
     """Runs a scrub on a thread of its own; each slice holds the device's lock, and then lets go.
 
-    `log` takes what stopped a scrub. Polled by `state`: the number of scrubs done, and `+` while
-    one runs, as the kernel's nfit scrub attribute says it.
+    `log` takes what stopped a scrub, such as a pool's file that was cut short (R44). Polled by
+    `state`: the number of scrubs done, and `+` while one runs, as the kernel's nfit scrub attribute
+    says it.
     """
 
     def __init__(self, device: DaxDevice, log: Callable[[str], object]) -> None:
@@ -58,6 +60,7 @@ class Scrubber:
     def _run(self, slices: Iterable[Extent], on_end: Callable[[], object]) -> None:
         try:
             for scrubbed in slices:
+                validate_length(self._device)
                 self.scrubbed += scrubbed.length
                 if self._stop.is_set():
                     return

@@ -3,53 +3,64 @@
 import os
 import time
 from collections import Counter
+from collections.abc import Iterable
+from threading import Lock
 
-from daxmend.dax.api import DaxDevice, FaultInjection, SectorState
+from daxmend.dax.api import DaxDevice
 from daxmend.events import Event, RecoveryDone
-from daxmend.extent import Extent
+from daxmend.mounts.deviceuse import DeviceUse
 from daxmend.mounts.scrub import Scrubber
+from daxmend.stack import summarize
 
 
 class Status:
-    """Counts events and asks the device; every answer is of the moment."""
+    """Counts events and asks the device; every answer is of the moment.
 
-    def __init__(self, device: DaxDevice, scrubber: Scrubber) -> None:
+    `attached` are the events that came before anybody could subscribe. Events come from any
+    thread: the requests' and the scrub's.
+    """
+
+    def __init__(
+        self,
+        device: DaxDevice,
+        use: DeviceUse,
+        scrubber: Scrubber,
+        attached: Iterable[Event] = (),
+    ) -> None:
         self._device = device
+        self._use = use
         self._scrubber = scrubber
         self._started_ns = time.time_ns()
+        self._lock = Lock()  # guards the next two
         self._events: Counter[str] = Counter()
         self._healed = 0
+        for event in attached:
+            self._count(event)
         device.events.subscribe(self._count)
 
     def _count(self, event: Event) -> None:
-        self._events[event.name] += 1
-        if isinstance(event, RecoveryDone):
-            self._healed += event.extent.length
+        with self._lock:
+            self._events[event.name] += 1
+            if isinstance(event, RecoveryDone):
+                self._healed += event.extent.length
 
-    def _bytes_by_state(self) -> dict[str, int]:
-        whole = Extent(0, self._device.size)
-        lengths = {state.value: 0 for state in SectorState}
-        for run, state in self._device.badblocks(whole):
-            lengths[state.value] += run.length
-        if isinstance(self._device, FaultInjection):
-            lengths["poison"] = sum(run.length for run in self._device.poison(whole))
-        return lengths
+    def _counted(self) -> tuple[dict[str, int], int]:
+        """The events by name, and the bytes healed."""
+        with self._lock:
+            return dict(self._events), self._healed
 
     def document(self) -> dict[str, object]:
-        """The `status` file: lengths in bytes."""
-        lengths = self._bytes_by_state()
+        """The `status` file: what is said of a pool, then what only a mount has; in bytes."""
+        events, healed = self._counted()
         scrub = self._scrubber
         return {
-            "device": self._device.name,
-            "size": self._device.size,
+            **summarize(self._device),
+            **self._use.status(),
             "pid": os.getpid(),
             "mounted_ns": self._started_ns,
             "recovery": self._device.allows_recovery,
-            "recorded": lengths["bad"] + lengths["lost"],
-            "lost": lengths["lost"],
-            "poison": lengths.get("poison"),
-            "healed": self._healed,
-            "events": dict(self._events),
+            "healed": healed,
+            "events": events,
             "scrub": {
                 "state": scrub.state,
                 "scrubbed": scrub.scrubbed,
@@ -60,19 +71,21 @@ class Status:
 
     def metrics(self) -> str:
         """The `metrics` file."""
-        lengths = self._bytes_by_state()
+        said = summarize(self._device)
+        events, healed = self._counted()
         gauges = {
             "daxmend_device_bytes": self._device.size,
-            "daxmend_recorded_bytes": lengths["bad"] + lengths["lost"],
-            "daxmend_lost_bytes": lengths["lost"],
+            "daxmend_recorded_bytes": said["recorded"],
+            "daxmend_lost_bytes": said["lost"],
             "daxmend_scrub_running": int(self._scrubber.is_running),
+            **self._use.gauges(),
         }
         lines = [f"# TYPE {name} gauge\n{name} {value}\n" for name, value in gauges.items()]
         lines.append("# TYPE daxmend_healed_bytes_total counter\n")
-        lines.append(f"daxmend_healed_bytes_total {self._healed}\n")
+        lines.append(f"daxmend_healed_bytes_total {healed}\n")
         lines.append("# TYPE daxmend_events_total counter\n")
         lines += [
             f'daxmend_events_total{{event="{name}"}} {count}\n'
-            for name, count in sorted(self._events.items())
+            for name, count in sorted(events.items())
         ]
         return "".join(lines)

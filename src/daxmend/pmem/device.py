@@ -7,10 +7,21 @@ written, fenced and read back, and one append drops the sectors (persistence.md 
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from daxmend.dax.api import AccessMode, Capability, Holder, PageState, Salvage, SectorState, Window
+from daxmend.dax.api import (
+    AccessMode,
+    Capability,
+    ErrorManagement,
+    Holder,
+    PageState,
+    Salvage,
+    SectorState,
+    Window,
+    capabilities_of,
+)
 from daxmend.errors import (
     BadBlockError,
     DaxmendError,
@@ -27,13 +38,16 @@ from daxmend.events import (
     FaultRemoved,
     PoisonConsumed,
     PoisonFound,
+    RecoveryRefused,
     ScrubDone,
     ZeroinitDone,
 )
 from daxmend.extent import Extent, ExtentSet, check_bounds
 from daxmend.media.medium import Medium
+from daxmend.pmem.clearunit import complete_units
+from daxmend.pmem.errormanagement import PmemErrorManagement
 from daxmend.pmem.healer import MAX_INTENT, Healer
-from daxmend.pmem.intent import Kept, Request
+from daxmend.pmem.intent import Hold, Kept, Request
 from daxmend.pmem.record import Record
 from daxmend.units import CACHELINE, MIB, PAGE, SECTOR, align_down, is_aligned
 
@@ -72,10 +86,14 @@ class PmemDevice:
         self._medium.on_healed = self._healed_lines.extend
         self._medium.on_consumed = self._record_consumed
         self._medium.not_present = self._record.badblocks.recorded.extents
+        self.error_management: ErrorManagement | None = PmemErrorManagement(
+            self, self._record.badblocks
+        )
         self.notices: list[str] = []  # what whoever opened it should be told (R45)
         self._look_at_copies()
         for intent in list(self._record.intents.values()):
             self._healer.judge(intent)
+        self._release_leftovers()
 
     def _look_at_copies(self) -> None:
         """Rewrite damaged copies, if the pool is open for that; either way, say so."""
@@ -95,6 +113,20 @@ class PmemDevice:
                 else:
                     self.notices.append(f"{what}; the other copy is used")
 
+    def _release_leftovers(self) -> None:
+        """The halves that a stop left: nobody can complete them, and their writers think that they
+        are written (R50)."""
+        holds = list(self._record.holds)
+        for unit in dict.fromkeys(hold.kept.extent.widened(hold.unit) for hold in holds):
+            reason = "the half of a write was acknowledged before a stop, and the rest never came"
+            self.notices.append(f"{self.name}: {unit}: {reason}; write all of this range again")
+            self.events.publish(RecoveryRefused(unit, reason))
+        with contextlib.suppress(OSError, DaxmendError):  # without room: at the next attach again
+            for hold in holds:
+                self._record.release(hold.kept.extent)
+            if holds:
+                self.fence()
+
     def close(self) -> None:
         """Make everything durable and give the pool back."""
         with self.lock:
@@ -108,25 +140,18 @@ class PmemDevice:
     def capabilities(self, extent: Extent) -> list[Capability]:
         """See `DaxDevice`."""
         check_bounds(extent, self.size, self.name)
-        if not self.pool.is_writable:
-            return [Capability(extent, False, False, False, "the pool is open read-only")]
-        if not self.allows_recovery:
-            can_zero = not self._record.badblocks.check(extent)
-            return [Capability(extent, False, can_zero, True, "recovery is switched off")]
-        return [Capability(extent, True, True, True, "")]
+        return capabilities_of(self.error_management, extent)
 
     # -- access ----------------------------------------------------------------------------
 
     def direct_access(self, extent: Extent, mode: AccessMode) -> Window:
         """See `DaxDevice`. In NORMAL mode a clean gap costs one comparison (R22)."""
         offset, length = extent
-        gap = self._gap
-        if not (gap[0] <= offset <= offset + length <= gap[1]):
+        start, end = self._gap
+        if not (start <= offset <= offset + length <= end):
             check_bounds(extent, self.size, self.name)
-            with self.lock:
-                if self._healer.unfenced.overlaps(extent.widened(PAGE)):
-                    self.fence()
-                if mode is AccessMode.NORMAL:
+            if mode is AccessMode.NORMAL:
+                with self.lock:
                     length = self._find_gap(offset, length)
         return Window(self._medium, offset, length)
 
@@ -134,10 +159,7 @@ class PmemDevice:
         """How much of the range a normal access may have; none is `BadBlockError` (R24)."""
         start = align_down(offset, PAGE)
         first = self._record.badblocks.recorded.next_offset(start)
-        unfenced = self._healer.unfenced.next_offset(start)
-        gap_end = min(
-            align_down(end, PAGE) for end in (first, unfenced, self.size) if end is not None
-        )
+        gap_end = self.size if first is None else align_down(first, PAGE)
         if first is not None and gap_end <= offset:
             run = next(self._record.badblocks.recorded.extents(Extent(first, PAGE)))
             raise BadBlockError(
@@ -180,9 +202,9 @@ class PmemDevice:
         return Salvage(data, missing)
 
     def _restore_kept(self, extent: Extent, data: bytearray, lost: ExtentSet) -> list[Extent]:
-        """Put in the good bytes that interrupted recoveries kept; returns what is missing (R18)."""
+        """Put in what recoveries kept (R18) and what is held (R50); returns what is missing."""
         missing = ExtentSet(1, lost.extents(extent))
-        for kept in self._record.kept:
+        for kept in (*self._record.kept, *(hold.kept for hold in self._record.holds)):
             part, kept_data = kept.inside(extent)
             start = part.offset - extent.offset
             data[start : start + part.length] = kept_data
@@ -198,7 +220,14 @@ class PmemDevice:
         with self.lock:
             self._record.fence()
             self._healer.unfenced.clear()
+            self._medium.settle = None
             self._drop_healed_lines()
+
+    def _settle(self, extent: Extent) -> None:
+        """Before a store to healed bytes: the recovery's last step must be durable (R18)."""
+        with self.lock:
+            if self._healer.unfenced.overlaps(extent):
+                self.fence()
 
     def _drop_healed_lines(self) -> None:
         """Stores have healed lines by themselves: sectors without poison leave the record (R6)."""
@@ -210,8 +239,9 @@ class PmemDevice:
                 sector = Extent(at, SECTOR)
                 if not self._medium.has_poison(sector):
                     sectors.add(sector)
-        for lost in self._record.badblocks.lost:  # what else they held is gone all the same
-            sectors.discard(lost)
+        for run in list(sectors):  # of lost ones, what else they held is gone all the same
+            for lost in list(self._record.badblocks.lost.extents(run)):
+                sectors.discard(lost)
         self._healed_lines.clear()
         self._record.clear(sectors)
         for run in sectors:
@@ -237,17 +267,20 @@ class PmemDevice:
     def _write(self, offset: int, data: memoryview, keep: tuple[Extent, ...], grain: int) -> int:
         check_bounds(Extent(offset, len(data)), self.size, self.name)
         self._check_writable()
-        if not self.allows_recovery and self._record.badblocks.check(Extent(offset, len(data))):
-            raise BadBlockError(
-                self.name, offset, len(data), hint="recovery is switched off for this device"
-            )
+        self._check_recovery_allowed(Extent(offset, len(data)), grain)
         done = 0
         with self.lock:
             self._record_found(Extent(offset, len(data)))  # a recovery leaves no poison behind
+            self.sequence += 1  # before: who is copying now must look again (R19)
             while done < len(data):
                 piece = data[done : done + MAX_INTENT]
                 extent = Extent(offset + done, len(piece))
-                done = self._healer.write(Request(extent, piece, keep, grain)) - offset
+                request = Request(extent, piece, keep, grain)
+                if self._medium.clear_unit > grain:
+                    unit, salvage = self._medium.clear_unit, self._healer.salvage
+                    request = complete_units(request, unit, self._record, salvage)
+                end = self._healer.write(request)
+                done = max(min(end, extent.end) - offset, done)
                 if offset + done < extent.end:
                     break
         if done == 0 and len(data):
@@ -256,22 +289,35 @@ class PmemDevice:
             )
         return done
 
+    def _check_recovery_allowed(self, extent: Extent, grain: int) -> None:
+        """Raise, and tell (R48), if the range needs a recovery that the device must not do."""
+        first = self._record.badblocks.first(extent)
+        if first is None or (self.allows_recovery and self.error_management is not None):
+            return
+        reason = "recovery is switched off for this device"
+        if self.error_management is None:
+            reason = "the device has no error management"
+        self.events.publish(RecoveryRefused(Extent(first, 1).widened(grain), reason))
+        if self.error_management is None:
+            raise UnsupportedError(f"{self.name}: {extent}: {reason}")
+        raise BadBlockError(self.name, extent.offset, extent.length, hint=reason)
+
     def _check_writable(self) -> None:
         if not self.pool.is_writable:
             raise UnsupportedError(f"{self.name}: the pool is open read-only")
 
-    def hold(self, offset: int, data: bytes) -> None:
+    def hold(self, offset: int, data: bytes, unit: int) -> None:
         """See `DaxDevice`."""
         check_bounds(Extent(offset, len(data)), self.size, self.name)
         self._check_writable()
         with self.lock:
-            self._record.keep([Kept(Extent(offset, len(data)), data)])
+            self._record.hold(Hold(Kept(Extent(offset, len(data)), data), unit))
             self.fence()
 
     def drop_hold(self, extent: Extent) -> None:
         """See `DaxDevice`."""
         with self.lock:
-            self._record.drop_kept(extent)
+            self._record.release(extent)
 
     def zeroinit(self, extent: Extent) -> int:
         """See `DaxDevice`."""
@@ -343,17 +389,27 @@ class PmemDevice:
             return
         self._record.set(runs)
         self.fence()
+        self._tell(runs, events)
+
+    def _tell(self, runs: list[Extent], events: list[Event]) -> None:
+        """Sectors have entered the record; exposed pages come last, for they can be refused."""
+        self._change_record()
         for run, event in zip(runs, events, strict=True):
-            self._forget_gap(run)
             self.events.publish(event)
             if self._holder is not None:
                 self._holder.notify_failure(run)
+        for run in runs:
+            self._medium.show(run)
 
     def _forget_gap(self, extent: Extent) -> None:
         """The record changed: no gap is known any more, and exposed pages follow it (R28)."""
+        self._change_record()
+        self._medium.show(extent)
+
+    def _change_record(self) -> None:
         self._gap = (0, 0)
         self.sequence += 1
-        self._medium.show(extent)
+        self._medium.settle = self._settle if self._healer.unfenced else None
 
     # -- injection (R2) --------------------------------------------------------------------
 
@@ -362,14 +418,58 @@ class PmemDevice:
         check_bounds(extent, self.size, self.name)
         self._check_writable()
         with self.lock:
-            if latent:
-                lines = extent.widened(CACHELINE)
-                self._medium.inject([lines])
+            lines = extent.widened(CACHELINE if latent else SECTOR)
+            with self._explaining_injection(lines):
+                if latent:
+                    self._inject_latent(lines)
+                else:
+                    self._inject_recorded(lines)
+
+    def _inject_latent(self, lines: Extent) -> None:
+        try:
+            self._medium.inject([lines])
+        finally:
+            if self._medium.is_poisoned(lines):  # and perhaps not shown where it was handed out
                 self.events.publish(FaultInjected(lines, "latent"))
+
+    def _inject_recorded(self, sectors: Extent) -> None:
+        """The record first, so that no failure leaves poison that it does not know (R8)."""
+        known = list(self._record.badblocks.recorded.extents(sectors))
+        self._record.reserve([sectors])
+        try:
+            self.fence()
+            self._medium.inject([sectors])
+        finally:
+            if self._medium.is_poisoned(sectors):  # and perhaps not shown where it was handed out
+                self._tell([sectors], [FaultInjected(sectors, "until-written")])
             else:
-                sectors = extent.widened(SECTOR)
-                self._medium.inject([sectors])
-                self._enter([sectors], [FaultInjected(sectors, "until-written")])
+                self._take_back(sectors, known)
+
+    def _take_back(self, sectors: Extent, known: list[Extent]) -> None:
+        """Nothing was poisoned: the record is not to make anything up (R8)."""
+        fresh = ExtentSet(SECTOR, [sectors])
+        for run in known:
+            fresh.discard(run)
+        self._change_record()
+        with contextlib.suppress(OSError):  # without space they stay: EIO, and all can be salvaged
+            self._record.clear(fresh)
+            self._record.fence()
+            self._change_record()
+
+    @contextlib.contextmanager
+    def _explaining_injection(self, extent: Extent) -> Iterator[None]:
+        """Say what a disk that is full keeps from being injected, and what to do."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise OSError(
+                error.errno,
+                f"{self.name}: {extent} is not injected, or not wholly: {error.strerror}; then "
+                "inject it again",
+                self.name,
+            ) from error
 
     def inject_once(self, extent: Extent) -> None:
         """See `FaultInjection`."""

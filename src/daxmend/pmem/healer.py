@@ -16,7 +16,9 @@ from daxmend.pmem.intent import Intent, Kept, Request
 from daxmend.pmem.record import Record
 from daxmend.units import CACHELINE, MIB, PAGE, SECTOR, align_down
 
-MAX_INTENT = 64 * MIB  # bytes of data under one intent, so that intents stay small
+# Bytes of data under one intent: so that intents stay small, and what was read for its checksum is
+# still in the cache when it is stored.
+MAX_INTENT = 16 * MIB
 
 _POISONED_LINE = b"poisoned" * (CACHELINE // 8)  # in the checksum `before`; no medium holds it
 
@@ -64,8 +66,11 @@ class Healer:
 
     def _bad_units(self, request: Request) -> ExtentSet:
         bad = ExtentSet(request.grain)
+        unit = max(request.grain, self._medium.clear_unit)  # what is cleared must be written again
         for run in self._record.badblocks.recorded.extents(request.extent):
-            bad.add(run.widened(request.grain))
+            bad.add(run.widened(unit))
+        for run in request.aside:
+            bad.discard(run)
         return bad
 
     def _store(self, request: Request, runs: Iterable[Extent]) -> None:
@@ -83,8 +88,7 @@ class Healer:
         try:
             self._fence()
             self.recovering = request.extent  # NP → UC (R28)
-            end = self._clear(runs, cleared, request)
-            self._store(request, _below(runs, end))
+            end = self._replace(runs, cleared, request)
             self._fence()
             end = self._verify(intent, end)
             self._complete(intent, cleared, end)
@@ -125,14 +129,20 @@ class Healer:
             data[start : start + lines.length] = _POISONED_LINE * (lines.length // CACHELINE)
         return checksum_units(data, unit.length)
 
-    def _clear(self, runs: tuple[Extent, ...], cleared: list[Extent], request: Request) -> int:
-        """Clear the medium, noting what it says; the first refused unit, or the end (R21)."""
-        for run in runs:
-            cleared.append(run)  # all of it, for all we know if the command fails
-            count = self._medium.clear(run.offset, run.length)
-            cleared[-1] = Extent(run.offset, count)
-            if count < run.length:
-                return align_down(run.offset + count, request.grain)
+    def _replace(self, runs: tuple[Extent, ...], cleared: list[Extent], request: Request) -> int:
+        """Clear and store, noting what the medium says; the first refused unit, or the end (R21).
+
+        A command that cleared only a part is followed by one for the rest (R7).
+        """
+        unit = self._medium.clear_unit
+        for rest in ExtentSet(unit, (run.widened(unit) for run in runs)):
+            while rest.length:
+                cleared.append(rest)  # all of it, for all we know if the command fails
+                count = self._medium.clear_and_store(rest.offset, request.part(rest))
+                cleared[-1] = Extent(rest.offset, count)
+                if count == 0:
+                    return align_down(rest.offset, request.grain)
+                rest = Extent.between(rest.offset + count, rest.end)
         return request.extent.end
 
     def _verify(self, intent: Intent, end: int) -> int:
@@ -178,6 +188,8 @@ class Healer:
         outcomes: dict[str, ExtentSet] = {}
         for unit, checksum, before in intent.units():
             outcome = self._outcome(unit, checksum, before)
+            if outcome == "bad" and not self._record.badblocks.check(unit):
+                continue  # a good neighbour in the clear unit, and untouched
             outcomes.setdefault(outcome, ExtentSet(intent.grain)).add(unit)
         lost = outcomes.get("lost", ExtentSet(intent.grain))
         self._record.set_lost(lost)

@@ -18,13 +18,15 @@ _PAIR = struct.Struct("<QQ")  # offset, length
 class Request(NamedTuple):
     """One write: `data` for the device bytes of `extent`, `keep` of them from the medium (R16).
 
-    `grain` is the unit of its recovery: a page, or a sector on the block path (R33).
+    `grain` is the unit of its recovery: a page, or a sector on the block path (R33). The sectors of
+    `aside` go with the extent where they share a clear unit with a bad one, and stay lost (R7).
     """
 
     extent: Extent
     data: memoryview
     keep: tuple[Extent, ...]
     grain: int
+    aside: tuple[Extent, ...] = ()
 
     def part(self, run: Extent) -> memoryview:
         """The data of a run inside the extent."""
@@ -48,6 +50,13 @@ class Kept(NamedTuple):
         before = Extent.between(self.extent.offset, min(extent.offset, self.extent.end))
         after = Extent.between(max(extent.end, self.extent.offset), self.extent.end)
         return (self.inside(part) for part in (before, after) if part.length)
+
+
+class Hold(NamedTuple):
+    """The acknowledged first half of a cut write, and the unit it must cover to heal (R50)."""
+
+    kept: Kept
+    unit: int
 
 
 class Intent(NamedTuple):

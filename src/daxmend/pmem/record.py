@@ -7,12 +7,13 @@ leaves it only after its new data was fenced and read back.
 from collections.abc import Iterable, Iterator
 
 from daxmend.dax.api import SectorState
+from daxmend.errors import UnsupportedError
 from daxmend.extent import Extent
 from daxmend.media.journal import Entry, Journal, Repair
 from daxmend.media.pool import Pool
 from daxmend.media.runs import batched_runs, pack_runs, pack_snapshot, unpack_runs
 from daxmend.pmem.badblocks import BadBlocks
-from daxmend.pmem.intent import Intent, Kept, pack_id, unpack_id
+from daxmend.pmem.intent import Hold, Intent, Kept, pack_id, unpack_id
 from daxmend.units import SECTOR
 
 _RECORDED = 1  # runs: entered the record
@@ -20,8 +21,9 @@ _CLEARED = 2  # runs: left it
 _LOST = 3  # runs: in it, content gone
 _INTENT = 4
 _COMPLETED = 5  # id, runs: the intent is over, and these left the record
-_DROPPED = 7  # runs, in bytes: kept no longer
 _KEPT = 6  # an intent without checksums: good bytes of lost sectors, for salvage
+_HELD = 8  # the same, its grain the unit: the acknowledged half of a cut write (R50)
+_RELEASED = 9  # runs, in bytes: held no longer
 
 
 class Record:
@@ -35,6 +37,7 @@ class Record:
         self.badblocks = BadBlocks()
         self.intents: dict[int, Intent] = {}
         self.kept: list[Kept] = []
+        self.holds: list[Hold] = []
         self._next_id = 1
         self._is_writable = pool.is_writable
         self._journal = Journal(
@@ -64,6 +67,12 @@ class Record:
         """Enter sectors."""
         self._append_runs(_RECORDED, list(extents))
 
+    def reserve(self, extents: Iterable[Extent]) -> None:
+        """Enter sectors that are about to be made bad; if that fails, nothing has changed (R2)."""
+        for part in batched_runs(list(extents)):
+            self._append(_RECORDED, pack_runs(part, SECTOR))
+            self._apply(_RECORDED, part)
+
     def clear(self, extents: Iterable[Extent]) -> None:
         """Drop sectors without an intent: the medium healed them by itself (R6)."""
         self._append_runs(_CLEARED, list(extents))
@@ -92,18 +101,27 @@ class Record:
         """Hold good bytes, all of them in lost sectors, until those are rewritten (R18)."""
         pieces = tuple(kept)
         if pieces:
-            self._append(_KEPT, Intent(0, SECTOR, (), b"", b"", pieces).pack())
+            self._append(_KEPT, _pack_kept(pieces, SECTOR))
             self._keep(pieces)
 
-    def drop_kept(self, extent: Extent) -> None:
-        """Forget what is kept in the range."""
-        self._append(_DROPPED, pack_runs([extent], 1))
-        self._forget_kept(extent)
+    def hold(self, hold: Hold) -> None:
+        """Keep what a writer was promised, until its sectors are rewritten or it is released."""
+        self._append(_HELD, _pack_kept((hold.kept,), hold.unit))
+        self._hold(hold)
+
+    def release(self, extent: Extent) -> None:
+        """Forget what is held in the range; what is kept there stays (R18)."""
+        self._forget_holds(extent)
+        self._append(_RELEASED, pack_runs([extent], 1))
 
     def _keep(self, pieces: Iterable[Kept]) -> None:
         for piece in pieces:
             self._forget_kept(piece.extent)
             self.kept.append(piece)
+
+    def _hold(self, hold: Hold) -> None:
+        self._forget_holds(hold.kept.extent)
+        self.holds.append(hold)
 
     def _append_runs(self, kind: int, runs: list[Extent]) -> None:
         for part in batched_runs(runs):
@@ -129,10 +147,17 @@ class Record:
     def _forget(self, run: Extent) -> None:
         self.badblocks.clear(run)
         self._forget_kept(run)
+        self._forget_holds(run)
 
     def _forget_kept(self, run: Extent) -> None:
         if self.kept:
             self.kept = [piece for kept in self.kept for piece in kept.outside(run)]
+
+    def _forget_holds(self, run: Extent) -> None:
+        if self.holds:
+            self.holds = [
+                Hold(piece, unit) for kept, unit in self.holds for piece in kept.outside(run)
+            ]
 
     def _end(self, intent_id: int, healed: Iterable[Extent]) -> None:
         self.intents.pop(intent_id, None)
@@ -148,11 +173,20 @@ class Record:
             self._end(unpack_id(payload), unpack_runs(payload[8:], SECTOR))
         elif kind == _KEPT:
             self._keep(Intent.unpack(payload).kept)
-        elif kind == _DROPPED:
+        elif kind == _HELD:
+            held = Intent.unpack(payload)
+            for piece in held.kept:
+                self._hold(Hold(piece, held.grain))
+        elif kind == _RELEASED:
             for run in unpack_runs(payload, 1):
-                self._forget_kept(run)
-        else:
+                self._forget_holds(run)
+        elif kind in (_RECORDED, _CLEARED, _LOST):
             self._apply(kind, unpack_runs(payload, SECTOR))
+        else:
+            raise UnsupportedError(
+                f"{self._journal.name}: entries of kind {kind} are not known here; "
+                "use the daxmend that made the pool"
+            )
 
     def _snapshot(self) -> Iterator[Entry]:
         for payload in pack_snapshot(self.badblocks.recorded):
@@ -162,8 +196,14 @@ class Record:
         for intent in self.intents.values():
             yield Entry(_INTENT, intent.pack())
         if self.kept:
-            yield Entry(_KEPT, Intent(0, SECTOR, (), b"", b"", tuple(self.kept)).pack())
+            yield Entry(_KEPT, _pack_kept(tuple(self.kept), SECTOR))
+        for hold in self.holds:
+            yield Entry(_HELD, _pack_kept((hold.kept,), hold.unit))
 
     def states(self, within: Extent) -> Iterator[tuple[Extent, SectorState]]:
         """The record inside the range."""
         return self.badblocks.states(within)
+
+
+def _pack_kept(pieces: tuple[Kept, ...], unit: int) -> bytes:
+    return Intent(0, unit, (), b"", b"", pieces).pack()

@@ -1,5 +1,9 @@
 """What commands work on, behind one protocol; and from an error to the range to recover."""
 
+from daxmend.rescue.file import FileTarget
+from daxmend.rescue.mount import MountTarget
+from daxmend.rescue.opening import open_device_target, open_target
+from daxmend.rescue.pool import PoolTarget
 from daxmend.rescue.recovery_range import (
     BusError,
     IoFailure,
@@ -7,17 +11,22 @@ from daxmend.rescue.recovery_range import (
     narrow_range,
     recovery_range,
 )
-from daxmend.rescue.target import MountTarget, PoolTarget, Range, Target, open_target
+from daxmend.rescue.target import DeviceTarget, FileExtent, Range, Target, locate
 
 __all__ = [
     "BusError",
+    "DeviceTarget",
+    "FileExtent",
+    "FileTarget",
     "IoFailure",
     "MappedRange",
     "MountTarget",
     "PoolTarget",
     "Range",
     "Target",
+    "locate",
     "narrow_range",
+    "open_device_target",
     "open_target",
     "recovery_range",
 ]

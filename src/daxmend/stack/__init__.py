@@ -1,6 +1,20 @@
 """Opens things: the name of a pool, or `ram:SIZE`, becomes a device."""
 
-from daxmend.stack.device import open_device
+from daxmend.media.pool import is_pool, read_owner
+from daxmend.pmem.device import PmemDevice
+from daxmend.stack.device import open_device, validate_length
+from daxmend.stack.filesystem import has_filesystem, open_filesystem
 from daxmend.stack.pool import create
+from daxmend.stack.summary import summarize
 
-__all__ = ["create", "open_device"]
+__all__ = [
+    "PmemDevice",
+    "create",
+    "has_filesystem",
+    "is_pool",
+    "open_device",
+    "open_filesystem",
+    "read_owner",
+    "summarize",
+    "validate_length",
+]

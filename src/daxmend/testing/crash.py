@@ -84,6 +84,10 @@ class CrashBacking(Backing):
                 self._before.pop(line, None)
         super().store(offset, data)
 
+    def store_flush(self, offset: int, data: Buffer) -> None:
+        self.store(offset, data)
+        self.flush(offset, memoryview(data).nbytes)
+
     def store_line(self, offset: int, line: Buffer) -> None:
         self.store(offset, line)
 

@@ -1,5 +1,6 @@
 """What the commands print: help, JSON documents, tables, and one line when something is wrong."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -156,3 +157,44 @@ def test_an_unexpected_system_error_is_one_line_with_the_files_name(
     assert run(["create", str(tmp_path / "a" / "pool"), "--size", "1M", "--raw"]) == 8
     err = capsys.readouterr().err
     assert err == f"daxmend: {tmp_path / 'a' / 'pool'}: No such file or directory\n"
+
+
+def test_a_pool_that_was_made_is_said_to_be_made_if_that_cannot_be_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "pool"
+    monkeypatch.setattr("daxmend.cli.create_command.print_json", fail)
+    assert run(["create", str(path), "--size", "1M", "--raw", "--json"]) == 8
+    err = capsys.readouterr().err
+    assert err == (
+        f"daxmend: {path} was made, but that could not be printed: No space left on device\n"
+    )
+    assert run(["list", str(path)]) == 0
+
+
+@pytest.mark.parametrize(("said", "unit"), [("64", 64), ("512", 512), ("4K", 4096)])
+def test_the_unit_of_the_clear_command_can_be_chosen_r7(
+    said: str, unit: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "pool"
+    words = ["create", str(path), "--size", "1M", "--raw", "--clear-unit", said, "--json"]
+    assert run(words) == 0
+    created = document(capsys)
+    assert isinstance(created, dict)
+    assert created["clear_unit"] == unit
+    assert run(["status", "--json", str(path)]) == 0
+    status = document(capsys)
+    assert isinstance(status, dict)
+    assert status["clear_unit"] == unit
+
+
+@pytest.mark.parametrize("said", ["0", "32", "100", "8K", "x", "-64"])
+def test_a_clear_unit_that_cannot_be_is_a_usage_error_and_makes_no_file(
+    said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "pool"
+    assert run(["create", str(path), "--size", "1M", "--raw", "--clear-unit", said]) == 16
+    assert not path.exists()

@@ -7,7 +7,7 @@ import pytest
 
 from daxmend.dax import io
 from daxmend.dax.api import AccessMode, Recovery, Window
-from daxmend.errors import BadBlockError, MediaError, UsageError
+from daxmend.errors import BadBlockError, DaxmendError, MediaError, UsageError
 from daxmend.events import Event, PoisonConsumed, RecoveryDone, RecoveryRefused
 from daxmend.extent import Extent
 from daxmend.pmem.device import PmemDevice
@@ -294,3 +294,89 @@ def test_an_edge_that_cannot_be_healed_stops_the_zeroing_before_it_begins(
     for run in before:
         device.recovery_write(run.widened(PAGE).offset, old(run.widened(PAGE)))
     assert_content(device, Extent(0, 0), b"")
+
+
+# -- devices that break their word, and records that change (R19) ------------------------------
+
+
+class Meddled:
+    """A device that something happens to at each load through its windows."""
+
+    def __init__(self, device: PmemDevice) -> None:
+        self._device = device
+        self.at_load: Callable[[], object] = lambda: None
+        self.length: int | None = None  # of every window, if not None
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._device, name)
+
+    def direct_access(self, extent: Extent, mode: AccessMode) -> Window:
+        window = self._device.direct_access(extent, mode)
+        length = window.length if self.length is None else self.length
+        return MeddledWindow(window, length, self)
+
+
+class MeddledWindow(Window):
+    """Copies, and then something happens."""
+
+    def __init__(self, window: Window, length: int, meddled: Meddled) -> None:
+        super().__init__(window._memory, window._offset, length)
+        self.meddled = meddled
+
+    def load(self, offset: int, length: int) -> bytes:
+        data = super().load(offset, length)
+        self.meddled.at_load()
+        return data
+
+
+@pytest.mark.parametrize("is_beside", [False, True], ids=["clean page", "beside a bad sector"])
+def test_a_read_whose_record_changed_under_the_copy_looks_again(
+    device: PmemDevice, is_beside: bool
+) -> None:
+    """R19: what was copied may be the zeros of a recovery that has failed by now."""
+    meddled = Meddled(device)
+    if is_beside:
+        device.inject(Extent(BAD_PAGE.end - SECTOR, SECTOR))
+    changes: list[Callable[[], object]] = [lambda: device.inject(BAD)]
+
+    def change() -> None:
+        if changes:
+            changes.pop()()
+
+    meddled.at_load = change
+    extent = Extent(PAGE, 4 * SECTOR)
+    assert io.read(meddled, extent) == OLD[PAGE : BAD.offset]  # type: ignore[arg-type]
+    changes.append(lambda: device.recovery_write(PAGE, new(BAD_PAGE)))
+    short = Extent(PAGE, SECTOR)
+    assert io.read(meddled, short) == new(short)  # type: ignore[arg-type]
+
+
+def test_a_recovery_begins_with_a_new_sequence(
+    device: PmemDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R19: a reader that copies while the medium clears must look again, and wait for the end."""
+    device.inject(BAD)
+    before, seen = device.sequence, []
+    write = device._healer.write
+    monkeypatch.setattr(
+        device._healer, "write", lambda request: seen.append(device.sequence) or write(request)
+    )
+    device.recovery_write(PAGE, new(BAD_PAGE))
+    assert before < seen[0] < device.sequence
+
+
+@pytest.mark.parametrize("offset", [0, PAGE])
+def test_a_device_that_gives_an_empty_window_is_an_error_and_no_endless_loop(
+    device: PmemDevice, offset: int
+) -> None:
+    device.inject(BAD)
+    meddled = Meddled(device)
+    meddled.length = 0
+    for access in (
+        lambda: io.read(meddled, Extent(offset, SECTOR)),  # type: ignore[arg-type]
+        lambda: io.write(meddled, 8 * PAGE + offset, bytes(PAGE)),  # type: ignore[arg-type]
+        lambda: io.write_raw(meddled, 8 * PAGE, bytes(7)),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(DaxmendError, match="empty window"):
+            access()
+    assert io.read(meddled, Extent(offset, 0)) == b""  # type: ignore[arg-type]

@@ -48,3 +48,9 @@ def test_what_is_no_mount_point_is_not_found(tmp_path: Path) -> None:
     assert find_mount(tmp_path) is None
     assert find_mount(tmp_path / "missing") is None
     assert find_mount("/proc/self") is None
+
+
+def test_a_fuse_mount_tells_who_mounted_it() -> None:
+    assert [mount.user_id for mount in parse_mountinfo(TEXT)] == [None, 0, None, None, None]
+    (mount,) = parse_mountinfo(b"1 1 0:1 / /x rw - fuse.x x rw,user_id=65534,group_id=0\n")
+    assert mount.user_id == 65534

@@ -197,3 +197,89 @@ def test_only_what_was_stored_is_data(backing: Backing) -> None:
     assert backing.next_data(6 * PAGE, 9 * PAGE) is None
     assert backing.next_data(10 * PAGE, SIZE) is None
     assert backing.next_data(SIZE, SIZE) is None
+
+
+def test_what_is_flushed_while_a_sync_runs_is_for_the_next_one(
+    shm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8: the sync that runs may have passed the page by."""
+    backing = open_backing(shm / "backing", Durability.MACHINE)
+    backing.fence()
+    syncs: list[int] = []
+
+    def sync(fd: int) -> None:
+        if not syncs:
+            backing.flush(0, 1)
+        syncs.append(fd)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    backing.flush(0, 1)
+    backing.fence()
+    backing.fence()
+    assert len(syncs) == 2
+    backing.fence()
+    assert len(syncs) == 2
+    backing.close()
+
+
+def test_a_sync_that_fails_while_somebody_flushes_is_not_taken_back_either(
+    shm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backing = open_backing(shm / "backing", Durability.MACHINE)
+
+    def fail(fd: int) -> None:
+        backing.flush(0, 1)
+        raise OSError(errno.ENOSPC, "planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        with pytest.raises(OSError, match="could not be made durable"):
+            backing.fence()
+    with pytest.raises(OSError, match="open it again") as caught:
+        backing.fence()
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(OSError, match="open it again"):
+        backing.close()
+
+
+def test_a_sync_that_was_interrupted_has_promised_nothing(
+    shm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal's handler raised in the middle of it: the next fence must not believe it done."""
+    backing = open_backing(shm / "backing", Durability.MACHINE)
+
+    def interrupt(fd: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            backing.fence()
+    syncs: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", syncs.append)
+    backing.fence()
+    assert syncs == [backing.fd]
+    backing.close()
+
+
+@pytest.mark.parametrize("free", [0, 5])
+@pytest.mark.parametrize("access", ["hole", "readable", "unreadable"])
+def test_want_of_space_and_a_failing_disk_are_told_apart(
+    backing: Backing, monkeypatch: pytest.MonkeyPatch, free: int, access: str
+) -> None:
+    """A quota leaves blocks free for others; a full disk can fail as well as any."""
+    backing.store(PAGE, b"x")
+    space = os.fstatvfs(backing.fd)
+    fields = list(space)
+    fields[4] = free
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: os.statvfs_result(fields))
+    if access == "unreadable":
+        monkeypatch.setattr(os, "pread", _unreadable)
+    error = backing.explain(5 * PAGE + 7 if access == "hole" else PAGE + 7, 100)
+    lacks_space = access == "hole" or (access == "readable" and free == 0)
+    assert error.errno == (errno.ENOSPC if lacks_space else errno.EIO)
+    assert backing.name in str(error)
+
+
+def _unreadable(fd: int, length: int, offset: int) -> bytes:
+    raise OSError(errno.EIO, "planted")

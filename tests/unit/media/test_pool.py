@@ -1,6 +1,8 @@
 """The pool file: header, lock and owner (format.md §1, §2)."""
 
+import errno
 import itertools
+import mmap
 import os
 import struct
 import subprocess
@@ -293,3 +295,47 @@ def test_a_reader_changes_no_byte_not_even_a_damaged_header(pool_path: Path) -> 
     assert [repair.copy for repair in pool.repairs] == [0]
     pool.close()
     assert pool_path.read_bytes() == before
+
+
+@pytest.mark.parametrize("copy", [0, 1])
+@pytest.mark.parametrize(("at", "what"), [(8, "version 99"), (40, "content 99")])
+def test_a_copy_of_a_newer_daxmend_beside_one_of_ours_is_refused_and_not_overwritten(
+    pool_path: Path, copy: int, at: int, what: str
+) -> None:
+    """An upgrade that a stop interrupted: the other copy is the better one."""
+    patch_header(pool_path, at, struct.pack("<I", 99), (COPIES[copy],))
+    before = pool_path.read_bytes()
+    with pytest.raises(UnsupportedError, match=what):
+        open_pool(pool_path)
+    assert pool_path.read_bytes() == before
+
+
+@pytest.mark.parametrize("clear_unit", [0, 63, 96, 8192])
+def test_a_clear_unit_that_cannot_be_is_corruption(pool_path: Path, clear_unit: int) -> None:
+    patch_header(pool_path, 52, struct.pack("<I", clear_unit))
+    with pytest.raises(CorruptionError, match="clear_unit"):
+        open_pool(pool_path)
+
+
+@pytest.mark.parametrize("fails_at", [0, 1])
+def test_a_pool_that_cannot_be_mapped_leaves_no_descriptor(
+    shm: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
+    maps = itertools.count()
+    real = mmap.mmap
+
+    def map_or_fail(*args: int) -> mmap.mmap:
+        if next(maps) % 2 == fails_at:
+            raise OSError(errno.ENOMEM, "planted")
+        return real(*args)
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(mmap, "mmap", map_or_fail)
+    with pytest.raises(OSError, match="planted"):
+        create_memory_pool(MIB)
+    if fails_at == 0:
+        maps = itertools.count()
+        with pytest.raises(OSError, match="planted"):
+            create_pool(shm / "p", MIB, durability=Durability.PROCESS)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert list(shm.iterdir()) == []

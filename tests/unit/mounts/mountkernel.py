@@ -1,9 +1,10 @@
 """A session that stands in for the kernel: the tests call the handler as the kernel would."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from daxmend.events import Event
 from daxmend.mounts.raw import DEVICE_NODEID, MountOptions, RawMount
 from daxmend.pmem.device import PmemDevice
 from daxmend.stack import open_device
@@ -55,9 +56,13 @@ class FakeSession:
 class Mounted:
     """A raw mount without a kernel."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, attached: Sequence[Event] = (), **options: object) -> None:
         self.device: PmemDevice = open_device("ram:1M")
-        self.handler = RawMount(self.device, options=MountOptions(**options))  # type: ignore[arg-type]
+        self.handler = RawMount(
+            self.device,
+            options=MountOptions(**options),  # type: ignore[arg-type]
+            attached=attached,
+        )
         self.session = FakeSession()
         self.handler.init(self.session)  # type: ignore[arg-type]
 

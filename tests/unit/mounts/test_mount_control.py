@@ -9,7 +9,7 @@ import pytest
 from mountkernel import Mounted
 
 from daxmend.errors import UsageError
-from daxmend.events import FaultInjected
+from daxmend.events import CopyHealed, FaultInjected, IntentReplayed
 from daxmend.extent import Extent
 from daxmend.fuse import PENDING
 from daxmend.mounts.eventlog import BACKLOG_EVENTS, EventLog
@@ -76,16 +76,18 @@ def test_a_reader_that_asks_again_at_once_gets_no_event_twice(raw: Mounted) -> N
     """The next read is handled while the answer to the last is still being sent."""
     nodeid, fh = raw.control("events")
     got: list[int] = []
+    said = bytearray()
     asked = threading.Event()
 
     def ask_again() -> None:
-        data = raw.handler.read(nodeid, fh, 0, 4096, 0, 0)
+        data = raw.handler.read(nodeid, fh, len(said), 4096, 0, 0)
         if data is not PENDING:
             got.extend(sequences(bytes(data)))  # type: ignore[arg-type]
         asked.set()
 
     def reply(unique: int, payload: bytes = b"") -> bool:
         if unique == 101:
+            said.extend(bytes(payload))
             got.extend(sequences(bytes(payload)))
             raw.session.unique = 102
             threading.Thread(target=ask_again, daemon=True).start()
@@ -157,3 +159,56 @@ def test_a_reader_behind_the_backlog_is_told_how_many_it_lost() -> None:
     assert [found["sequence"] for found in rest] == list(range(11, BACKLOG_EVENTS + 11))
     assert sequence == BACKLOG_EVENTS + 11
     assert log.read(1, 20) == (b"", 1)  # not even the notice fits, and nothing is skipped
+
+
+ATTACHED = [CopyHealed("record", 1, "its checksum is wrong"), IntentReplayed(Extent(0, 1), "bad")]
+
+
+def test_every_reader_begins_with_the_events_of_attaching() -> None:
+    raw = Mounted(attached=ATTACHED)
+    raw.tell("badblocks", "0 1\n")  # nobody who opens later reads of this
+    for _ in range(2):
+        nodeid, fh = raw.control("events")
+        raw.tell("badblocks", "8 1\n")
+        assert raw.handler.poll(nodeid, fh, 1, 0, 0) == select.POLLIN
+        with pytest.raises(OSError) as info:
+            raw.handler.read(nodeid, fh, 0, 10, 0, 0)
+        assert info.value.errno == errno.EINVAL
+        data = bytes(raw.handler.read(nodeid, fh, 0, 150, 0, 0))  # type: ignore[arg-type]
+        assert [json.loads(line)["event"] for line in data.splitlines()] == ["copy_healed"]
+        more = bytes(raw.handler.read(nodeid, fh, len(data), 4096, 0, 0))  # type: ignore[arg-type]
+        assert [json.loads(line)["event"] for line in more.splitlines()] == ["intent_replayed"]
+        at = len(data) + len(more)
+        last = bytes(raw.handler.read(nodeid, fh, at, 4096, 0, 0))  # type: ignore[arg-type]
+        assert [json.loads(line)["event"] for line in last.splitlines()] == ["fault_injected"]
+        assert raw.handler.poll(nodeid, fh, 1, 0, 0) == 0
+        park(raw, nodeid, fh, 7)
+
+
+def test_whoever_seeks_back_into_the_last_answer_reads_it_again(raw: Mounted) -> None:
+    nodeid, fh = raw.control("events")
+    raw.tell("badblocks", "0 1\n8 1\n")
+
+    def read(offset: int, size: int = 4096) -> bytes:
+        return bytes(raw.handler.read(nodeid, fh, offset, size, 0, 0))  # type: ignore[arg-type]
+
+    both = read(0)
+    first, second = both.splitlines(keepends=True)
+    assert read(len(first)) == second
+    assert read(len(first) + 1, 10) == second[1:11]
+    raw.tell("badblocks", "16 1\n")
+    assert sequences(read(len(both))) == [3]
+    park(raw, nodeid, fh, 101)  # behind everything, wherever
+    raw.session.unique = 200
+    raw.tell("badblocks", "24 1\n")
+    assert sequences(raw.session.answers[101]) == [4]
+
+
+def test_a_parked_answer_can_be_sought_back_into_too(raw: Mounted) -> None:
+    nodeid, fh = raw.control("events")
+    park(raw, nodeid, fh, 101)
+    raw.session.unique = 200
+    raw.tell("badblocks", "0 1\n")
+    said = raw.session.answers[101]
+    assert isinstance(said, bytes)
+    assert raw.handler.read(nodeid, fh, 5, 4096, 0, 0) == said[5:]

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from mountkernel import PAGE, SECTOR, Mounted
 
+from daxmend.extent import Extent
 from daxmend.fuse import SetAttr
 from daxmend.fuse.protocol import FATTR_FH, FATTR_SIZE, FUSE_READ_LOCKOWNER, FUSE_WRITE_CACHE
-from daxmend.mounts.raw import DEVICE_NODEID, OpenMode
+from daxmend.mounts.devicemount import DEVICE_NODEID, FALLOC_FL_ZERO_RANGE
+from daxmend.mounts.option import OpenMode
 
 NEW = b"n" * PAGE
 
@@ -130,3 +132,83 @@ def test_verified_writes_fail_at_once_over_latent_poison_but_not_on_a_held_half_
     assert mounted.write(fh, PAGE + 90, b"i" * (PAGE - 90)) == PAGE - 90
     assert mounted.ask("badblocks") == ""
     assert mounted.read(PAGE, PAGE) == b"h" * 90 + b"i" * (PAGE - 90)
+
+
+def test_names_can_neither_be_made_nor_changed_and_the_errno_says_so(raw: Mounted) -> None:
+    """EPERM, which programs report as what it is; ENOSYS would blame the kernel."""
+    caller: Any = None
+    handler = raw.handler
+    for attempt in (
+        lambda: handler.create(caller, 1, b"x", 0, 0, 0, 0),
+        lambda: handler.mknod(caller, 1, b"x", 0, 0, 0),
+        lambda: handler.mkdir(caller, 1, b"x", 0, 0),
+        lambda: handler.symlink(caller, 1, b"x", b"y"),
+        lambda: handler.link(caller, DEVICE_NODEID, 1, b"x"),
+        lambda: handler.unlink(caller, 1, b"device"),
+        lambda: handler.rmdir(caller, 1, b".daxmend"),
+        lambda: handler.rename(caller, 1, b"device", 1, b"x", 0),
+    ):
+        with pytest.raises(PermissionError) as info:
+            attempt()
+        assert info.value.errno == errno.EPERM
+
+
+def happened(raw: Mounted) -> list[tuple[str, object]]:
+    """The events from now on, by name and extent."""
+    seen: list[tuple[str, object]] = []
+    raw.device.events.subscribe(
+        lambda event: seen.append((event.name, getattr(event, "extent", None)))
+    )
+    return seen
+
+
+def test_write_zeroes_is_one_event_and_no_scrub_and_heals_latent_poison_r33_r48(
+    raw: Mounted,
+) -> None:
+    raw.tell("badblocks", "40 1\n")
+    raw.tell("poison", f"{7 * PAGE} 64\n")
+    seen = happened(raw)
+    extent = Extent(4 * PAGE + 100, 5 * PAGE)
+    raw.handler.fallocate(DEVICE_NODEID, raw.open(), *extent, FALLOC_FL_ZERO_RANGE)
+    names = [name for name, _ in seen]
+    assert names.count("zeroinit_done") == 1
+    assert "scrub_done" not in names
+    assert seen[-1] == ("zeroinit_done", extent)
+    assert raw.ask("ranges") == ""
+    assert raw.read(4 * PAGE, 6 * PAGE) == (b"\4" * 100 + bytes(5 * PAGE) + b"\11" * (PAGE - 100))
+
+
+@pytest.mark.parametrize(("offset", "length"), [(10, 20), (500, 100), (512, 30), (1000, 24)])
+def test_write_zeroes_may_be_smaller_than_a_sector(raw: Mounted, offset: int, length: int) -> None:
+    raw.tell("badblocks", "4 1\n")  # of the same page
+    raw.handler.fallocate(DEVICE_NODEID, raw.open(), offset, length, FALLOC_FL_ZERO_RANGE)
+    assert raw.read(0, 4 * SECTOR, FUSE_READ_LOCKOWNER) == bytes(4 * SECTOR)  # page 0 was zeros
+    raw.write(raw.open(), 0, b"x" * 4 * SECTOR)
+    raw.handler.fallocate(DEVICE_NODEID, raw.open(), offset, length, FALLOC_FL_ZERO_RANGE)
+    expected = b"x" * offset + bytes(length) + b"x" * (4 * SECTOR - offset - length)
+    assert raw.read(0, 4 * SECTOR, FUSE_READ_LOCKOWNER) == expected
+    assert raw.ask("badblocks") == "4 1\n"
+
+
+def test_write_zeroes_that_ends_in_a_bad_sector_is_eio_and_changes_nothing(raw: Mounted) -> None:
+    raw.tell("badblocks", "44 1\n")
+    seen = happened(raw)
+    with pytest.raises(OSError) as info:
+        raw.handler.fallocate(
+            DEVICE_NODEID, raw.open(), 4 * PAGE, PAGE + 4 * SECTOR + 1, FALLOC_FL_ZERO_RANGE
+        )
+    assert info.value.errno == errno.EIO
+    assert seen == [("recovery_refused", Extent(44 * SECTOR, SECTOR))]
+    assert raw.read(4 * PAGE, PAGE) == b"\4" * PAGE
+
+
+def test_with_recovery_off_write_zeroes_over_a_bad_sector_is_eio_r23(raw: Mounted) -> None:
+    raw.tell("badblocks", "44 1\n")
+    raw.device.allows_recovery = False
+    with pytest.raises(OSError) as info:
+        raw.handler.fallocate(DEVICE_NODEID, raw.open(), 4 * PAGE, 2 * PAGE, FALLOC_FL_ZERO_RANGE)
+    assert info.value.errno == errno.EIO
+    assert raw.read(4 * PAGE, PAGE) == b"\4" * PAGE
+    raw.handler.fallocate(DEVICE_NODEID, raw.open(), 4 * PAGE, PAGE, FALLOC_FL_ZERO_RANGE)
+    assert raw.read(4 * PAGE, PAGE) == bytes(PAGE)
+    assert raw.ask("badblocks") == "44 1\n"

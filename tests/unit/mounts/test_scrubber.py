@@ -1,6 +1,8 @@
 """A mount's scrub: in slices, one at a time, polled (R4)."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Event
 
 import pytest
@@ -9,7 +11,8 @@ from daxmend.errors import BusyError
 from daxmend.extent import Extent
 from daxmend.mounts.scrub import Scrubber
 from daxmend.pmem.device import PmemDevice
-from daxmend.units import SECTOR
+from daxmend.stack import open_device
+from daxmend.units import MIB, PAGE, SECTOR
 
 _SECONDS = 10
 
@@ -66,3 +69,21 @@ def test_a_scrub_that_is_stopped_does_not_count(device: PmemDevice) -> None:
     device.may_go_on.set()
     scrubber.stop()
     assert not scrubber.is_running
+
+
+@pytest.mark.parametrize("cut", [1, PAGE, MIB])
+def test_a_file_that_was_cut_short_ends_a_scrub_with_an_error_r44(
+    pool_path: Path, cut: int
+) -> None:
+    device = open_device(pool_path)
+    os.truncate(pool_path, pool_path.stat().st_size - cut)
+    complaints: list[str] = []
+    ended = Event()
+    scrubber = Scrubber(device, complaints.append)
+    scrubber.start(Extent(0, PAGE), ended.set)  # what is left of it, or not: the pool is not whole
+    assert ended.wait(_SECONDS)
+    assert "cut short" in scrubber.error
+    assert len(complaints) == 1
+    assert scrubber.state == "0"
+    os.truncate(pool_path, pool_path.stat().st_size + cut)
+    device.close()

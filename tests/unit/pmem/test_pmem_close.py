@@ -73,7 +73,7 @@ def test_a_device_of_a_pool_open_for_reading_answers_and_changes_nothing(
         lambda: reader.recovery_write(PAGE, bytes(PAGE)),
         lambda: reader.write_sectors(PAGE // SECTOR, bytes(SECTOR)),
         lambda: reader.zeroinit(Extent(PAGE, PAGE)),
-        lambda: reader.hold(PAGE, b"x"),
+        lambda: reader.hold(PAGE, b"x", PAGE),
         lambda: reader.inject(Extent(0, 1)),
         lambda: reader.inject_once(Extent(0, 1)),
         lambda: reader.uninject(Extent(PAGE, 1)),

@@ -1,0 +1,56 @@
+"""The program: finds the command, runs it, and turns what it raises into one line and a status."""
+
+import importlib
+from typing import Any
+
+import click
+
+from daxmend import __version__
+from daxmend.cli import COMMANDS
+from daxmend.errors import EXIT_FAILED, EXIT_USAGE, DaxmendError
+
+
+class _Group(click.Group):
+    """Imports a command's module when somebody asks for it, so that others start fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module: Any = importlib.import_module(f"daxmend.cli.{cmd_name}_command")
+        command: click.Command = module.command
+        return command
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="daxmend")
+def daxmend() -> None:
+    """Find which bytes a media error took, save the rest, repair in place, and rehearse it all."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; returns the exit status, with what went wrong said on stderr."""
+    try:
+        status = daxmend.main(arguments, prog_name="daxmend", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return EXIT_USAGE
+    except click.Abort:
+        return _fail("interrupted", 130)
+    except DaxmendError as error:
+        return _fail(str(error), error.exit_status)
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{name}{error.strerror or error}", EXIT_FAILED)
+    except SystemExit:  # click's way out when nobody reads the output any more
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    return status if isinstance(status, int) else 0
+
+
+def _fail(message: str, status: int) -> int:
+    click.echo(f"daxmend: {message}", err=True)
+    return status

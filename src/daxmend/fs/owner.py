@@ -1,0 +1,182 @@
+"""Who owns a range of the device: a file, the file system itself, or nobody (R42)."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from daxmend.events import FileDamaged
+from daxmend.extent import Extent
+from daxmend.fs.change import Change, InodeGone, Mapped, NameGone, NameSet, Unmapped
+from daxmend.fs.core import Core
+from daxmend.units import PAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from daxmend.fs.extentmap import Run
+    from daxmend.fs.state import State
+
+_MAX_CHANGED = 256  # files that are asked themselves before the index is made again
+
+
+class OwnerKind(StrEnum):
+    """What a range of the device is to the file system."""
+
+    FILE = "file"
+    METADATA = "metadata"
+    FREE = "free"
+
+
+class Owner(NamedTuple):
+    """Who owns `extent` of the device. Of a file: its number, the offset in it, and a path.
+
+    The path is absolute in the file system; empty for a file that was unlinked but is open.
+    """
+
+    extent: Extent
+    kind: OwnerKind
+    ino: int = 0
+    offset: int = 0
+    path: bytes = b""
+
+
+class _PlaceIndex:
+    """Runs of all files by their place; made when first asked, and again after many changes."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._changed: set[int] | None = None  # inodes that the index is wrong about
+        self._places = array("Q")
+        self._rows: list[tuple[int, Run]] = []
+
+    def note(self, ino: int) -> None:
+        """The mapping of an inode is about to change."""
+        if self._changed is not None:
+            self._changed.add(ino)
+
+    def find(self, first: int, end: int) -> list[tuple[int, Run]]:
+        """Inode and run, by place, of what lies in the device's pages `[first, end)`; uncut."""
+        changed = self._changed
+        if changed is None or len(changed) > _MAX_CHANGED:
+            changed = self._make()
+        found = [(ino, run) for ino, run in self._indexed(first, end) if ino not in changed]
+        for ino in changed:
+            if ino in self._state:
+                for run in self._state.inode(ino).map.runs():
+                    if run.place < end and run.place + run.pages > first:
+                        found.append((ino, run))
+        return sorted(found, key=lambda row: row[1].place)
+
+    def _indexed(self, first: int, end: int) -> Iterator[tuple[int, Run]]:
+        index = max(bisect_right(self._places, first) - 1, 0)
+        while index < len(self._rows) and self._rows[index][1].place < end:
+            ino, run = self._rows[index]
+            if run.place + run.pages > first:
+                yield ino, run
+            index += 1
+
+    def _make(self) -> set[int]:
+        rows = [(ino, run) for ino, runs in self._state.iter_maps() for run in runs.runs()]
+        rows.sort(key=lambda row: row[1].place)
+        self._rows = rows
+        self._places = array("Q", [run.place for _, run in rows])
+        self._changed = set()
+        return self._changed
+
+
+class Owners(Core):
+    """From the device's bytes to files, and the news of their failures."""
+
+    _index: _PlaceIndex | None = None
+    _paths: dict[int, tuple[int, bytes]] | None = None  # inode → directory, name
+
+    def _change(self, change: Change) -> None:
+        if self._index is not None and isinstance(change, Mapped | Unmapped | InodeGone):
+            self._index.note(change.ino)
+        if isinstance(change, NameSet | NameGone):
+            self._paths = None
+        super()._change(change)
+
+    def owners(self, extent: Extent) -> list[Owner]:
+        """The device's range, split by who owns it: ascending and without gaps."""
+        with self.lock:
+            result = []
+            at = extent.offset
+            for owner in self._file_owners(extent):
+                result += self._others(Extent.between(at, owner.extent.offset))
+                result.append(owner)
+                at = owner.extent.end
+            return result + self._others(Extent.between(at, extent.end))
+
+    def _file_owners(self, extent: Extent) -> Iterator[Owner]:
+        if self._index is None:
+            self._index = _PlaceIndex(self._state)
+        pages = extent.widened(PAGE)
+        for ino, run in self._index.find(pages.offset // PAGE, pages.end // PAGE):
+            place = Extent(run.place * PAGE, run.pages * PAGE)
+            part = place.intersection(extent)
+            if part.length:
+                offset = run.pgoff * PAGE + part.offset - place.offset
+                yield Owner(part, OwnerKind.FILE, ino, offset, self.path(ino))
+
+    def _others(self, extent: Extent) -> list[Owner]:
+        """A range without files: metadata, or free."""
+        result = []
+        at = extent.offset
+        if extent.length:
+            for used in self._space.used(extent.widened(PAGE)):
+                part = used.intersection(extent)
+                if at < part.offset:
+                    result.append(Owner(Extent.between(at, part.offset), OwnerKind.FREE))
+                result.append(Owner(part, OwnerKind.METADATA))
+                at = part.end
+        if at < extent.end:
+            result.append(Owner(Extent.between(at, extent.end), OwnerKind.FREE))
+        return result
+
+    def path(self, ino: int) -> bytes:
+        """An absolute path to an inode, empty if it has no name."""
+        with self.lock:
+            if ino == self.root:
+                return b"/"
+            if self._paths is None:
+                self._paths = self._find_names()
+            parts: list[bytes] = []
+            while ino != self.root:
+                found = self._paths.get(ino)
+                if found is None:
+                    return b""
+                ino = found[0]
+                parts.append(found[1])
+            return b"/" + b"/".join(reversed(parts))
+
+    def _find_names(self) -> dict[int, tuple[int, bytes]]:
+        names: dict[int, tuple[int, bytes]] = {}
+        for directory in self._state.directories():
+            for name, (ino, _) in directory.names.items():
+                names[ino] = (directory.ino, name)
+        return names
+
+    def notify_failure(self, extent: Extent) -> None:
+        """See `daxmend.dax.api.Holder`: says which bytes of which files went bad (R42)."""
+        super().notify_failure(extent)
+        for owner in self.owners(extent):
+            if owner.kind is OwnerKind.FILE:
+                path = owner.path.decode(errors="surrogateescape")
+                self.events.publish(
+                    FileDamaged(owner.extent, path, owner.ino, owner.offset, owner.extent.length)
+                )
+
+    def quarantined(self) -> list[Extent]:
+        """Free pages that are bad and wait to be cleared (R31)."""
+        with self.lock:
+            return list(self._space.quarantine)
+
+    def damage(self) -> Iterator[Owner]:
+        """The whole record, split by owner (R9, R42)."""
+        with self.lock:
+            for bad, _ in self.device.badblocks(Extent(0, self.device.size)):
+                yield from self.owners(bad)

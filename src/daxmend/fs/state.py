@@ -1,0 +1,178 @@
+"""The file system's metadata in memory, and the one place where a change takes effect."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from daxmend.errors import CorruptionError
+from daxmend.fs.change import (
+    Change,
+    InodeGone,
+    InodeSet,
+    Mapped,
+    NameGone,
+    NameSet,
+    TargetSet,
+    Unmapped,
+    Written,
+    XattrGone,
+    XattrSet,
+)
+from daxmend.fs.extentmap import ExtentMap, Run
+from daxmend.fs.inode import Attributes, Inode, RecordHead, map_of, places_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_NO_GAP = (0, 0, 0)
+
+
+class State:
+    """All inodes: those in use as objects, the others as the records of the last checkpoint."""
+
+    def __init__(self) -> None:
+        self._inodes: dict[int, Inode] = {}
+        self._records: dict[int, bytes] = {}
+        self._nameless: set[int] = set()  # among the records
+        self.records_length = 0  # bytes of the next checkpoint
+        self.next_ino = 0
+
+    def __len__(self) -> int:
+        return len(self._inodes) + len(self._records)
+
+    def __contains__(self, ino: int) -> bool:
+        return ino in self._inodes or ino in self._records
+
+    def add_record(self, head: RecordHead, record: bytes) -> None:
+        """While mounting: an inode as the checkpoint has it."""
+        self._records[head.ino] = record
+        self.records_length += head.length
+        if head.nlink == 0:
+            self._nameless.add(head.ino)
+
+    def add_inode(self, inode: Inode) -> None:
+        """While repairing: an inode that was mended."""
+        self._inodes[inode.ino] = inode
+        self.records_length += inode.record_length
+
+    def inode(self, ino: int) -> Inode:
+        """The inode. Raises ESTALE if there is none."""
+        inode = self._inodes.get(ino)
+        if inode is None:
+            record = self._records.get(ino)
+            if record is None:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            inode = self._inodes[ino] = Inode.unpack(record)
+            del self._records[ino]
+        return inode
+
+    def inos(self) -> list[int]:
+        """The numbers of all inodes."""
+        return [*self._inodes, *self._records]
+
+    def nameless(self) -> list[int]:
+        """The inodes without a name."""
+        live = [ino for ino, inode in self._inodes.items() if inode.attributes.nlink == 0]
+        return live + [ino for ino in self._nameless if ino in self._records]
+
+    def iter_maps(self) -> Iterator[tuple[int, ExtentMap]]:
+        """Number and mapping of every inode that has one; does not unpack the others."""
+        for ino, inode in self._inodes.items():
+            if len(inode.map):
+                yield ino, inode.map
+        for ino, record in self._records.items():
+            runs = RecordHead.unpack_from(record).runs
+            if runs:
+                yield ino, map_of(record, runs)
+
+    def iter_places(self) -> Iterator[tuple[int, int]]:
+        """Place and number of pages of every run of every inode."""
+        for inode in self._inodes.values():
+            for run in inode.map.runs():
+                yield run.place, run.pages
+        for record in self._records.values():
+            yield from places_of(record)
+
+    def directories(self) -> Iterator[Inode]:
+        """All directories; unpacks them."""
+        for ino in self.inos():
+            record = self._records.get(ino)
+            mode = (
+                self._inodes[ino].attributes.mode
+                if record is None
+                else RecordHead.unpack_from(record).mode
+            )
+            if stat.S_ISDIR(mode):
+                yield self.inode(ino)
+
+    def records(self) -> Iterator[bytes]:
+        """The records of all inodes, for a checkpoint."""
+        for inode in self._inodes.values():
+            yield inode.pack()
+        yield from self._records.values()
+
+    def apply(self, change: Change) -> list[Run]:
+        """Let a change take effect; returns the runs of pages that it freed.
+
+        Raises `CorruptionError` for one that does not fit, which only a damaged journal can hold.
+        """
+        try:
+            return self._apply(change)
+        except (OSError, KeyError) as error:
+            what = f"{type(change).__name__} for {change}"
+            raise CorruptionError("journal", 0, what, "a change that fits", repr(error)) from None
+
+    def _apply(self, change: Change) -> list[Run]:
+        if isinstance(change, InodeSet):
+            self._set_attributes(change.attributes)
+            return []
+        if isinstance(change, InodeGone):
+            inode = self.inode(change.ino)
+            self.records_length -= inode.record_length
+            del self._inodes[change.ino]
+            return list(inode.map.runs())
+        inode = self.inode(change.parent if isinstance(change, NameSet | NameGone) else change.ino)
+        self.records_length -= inode.record_length
+        inode.record = None
+        freed = _change_inode(inode, change)
+        self.records_length += inode.record_length
+        return freed
+
+    def _set_attributes(self, attributes: Attributes) -> None:
+        ino = attributes.ino
+        if ino in self:
+            inode = self.inode(ino)
+            inode.attributes = attributes
+            inode.record = None
+            inode.gap = _NO_GAP
+        else:
+            inode = self._inodes[ino] = Inode(attributes)
+            self.records_length += inode.record_length
+        self.next_ino = max(self.next_ino, ino + 1)
+
+
+def _change_inode(inode: Inode, change: Change) -> list[Run]:
+    """All changes of one inode but its attributes; returns the freed runs."""
+    freed: list[Run] = []
+    match change:
+        case NameSet(_, ino, kind, name):
+            inode.set_name(name, ino, kind)
+        case NameGone(_, name):
+            inode.drop_name(name)
+        case Mapped(_, pgoff, place, count, is_written):
+            inode.map.map(Run(pgoff, place, count, is_written))
+        case Unmapped(_, first, end):
+            freed = inode.map.unmap(first, end)
+        case Written(_, first, end):
+            inode.map.mark_written(first, end)
+        case XattrSet(_, name, value):
+            inode.set_xattr(name, value)
+        case XattrGone(_, name):
+            inode.drop_xattr(name)
+        case TargetSet(_, target):
+            inode.target = target
+    inode.gap = _NO_GAP
+    return freed

@@ -1,0 +1,150 @@
+"""The superblock: where the journal and the current checkpoint lie (format.md §6.1).
+
+Copy 0 is the device's first page, copy 1 its last. A new one is made durable in copy 0 before copy
+1 is touched, and nothing that the older one names is reused before both are (persistence.md §4).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from daxmend.errors import CorruptionError, MediaError, UnsupportedError
+from daxmend.extent import Extent
+from daxmend.fs.mirror import COPIES, Mirror
+from daxmend.units import PAGE
+
+if TYPE_CHECKING:
+    from daxmend.dax.api import DaxDevice
+
+FS_VERSION = 1
+MAX_EXTENTS = 100  # of one copy of the checkpoint
+
+_MAGIC = b"DMFILES\0"
+_PREFIX = struct.Struct("<8sII")
+_BODY = struct.Struct("<8sII16sQQQQQQQQII")
+_EXTENT = struct.Struct("<QQ")
+_CHECKSUM = struct.Struct("<Q")
+
+
+class Superblock(NamedTuple):
+    """The fields of format.md §6.1; offsets and lengths are bytes on the device."""
+
+    uuid: bytes
+    created_ns: int
+    size: int  # of the device
+    generation: int  # grows with every checkpoint; the journal's entries carry it
+    next_ino: int
+    checkpoint_length: int  # bytes of the records in it
+    journal: tuple[Extent, Extent]
+    checkpoint: tuple[tuple[Extent, ...], tuple[Extent, ...]]
+
+    def pack(self) -> bytes:
+        """One page."""
+        extents = [extent for copy in self.checkpoint for extent in copy]
+        length = _BODY.size + len(extents) * _EXTENT.size + _CHECKSUM.size
+        body = _BODY.pack(
+            _MAGIC,
+            FS_VERSION,
+            length,
+            self.uuid,
+            self.created_ns,
+            self.size,
+            self.generation,
+            self.next_ino,
+            self.checkpoint_length,
+            self.journal[0].length,
+            self.journal[0].offset,
+            self.journal[1].offset,
+            *map(len, self.checkpoint),
+        )
+        body += b"".join(_EXTENT.pack(*extent) for extent in extents)
+        return (body + _CHECKSUM.pack(xxh3_64_intdigest(body))).ljust(PAGE, b"\0")
+
+    @classmethod
+    def unpack(cls, page: bytes, offset: int) -> Superblock:
+        """The superblock in a page, which lies at `offset` of the device.
+
+        Raises `CorruptionError` for anything else, `UnsupportedError` for another version.
+        """
+        magic, version, length = _PREFIX.unpack_from(page)
+        if magic != _MAGIC:
+            raise CorruptionError("superblock", offset, "magic", _MAGIC, magic)
+        if not _BODY.size + _CHECKSUM.size <= length <= PAGE:
+            raise CorruptionError("superblock", offset, "length", f"at most {PAGE}", length)
+        (checksum,) = _CHECKSUM.unpack_from(page, length - _CHECKSUM.size)
+        wanted = xxh3_64_intdigest(page[: length - _CHECKSUM.size])
+        if checksum != wanted:
+            raise CorruptionError("superblock", offset, "checksum", wanted, checksum)
+        if version != FS_VERSION:
+            raise UnsupportedError(
+                f"the file system is of version {version}, this daxmend knows {FS_VERSION}; "
+                "use the daxmend that made it"
+            )
+        (_, _, _, uuid, created_ns, size, generation, next_ino, checkpoint_length, *rest) = (
+            _BODY.unpack_from(page)
+        )
+        journal_length, journal0, journal1, count0, count1 = rest
+        pairs = page[_BODY.size : length - _CHECKSUM.size]
+        if len(pairs) != (count0 + count1) * _EXTENT.size:
+            raise CorruptionError("superblock", offset, "extents", count0 + count1, len(pairs))
+        extents = tuple(Extent(*pair) for pair in _EXTENT.iter_unpack(pairs))
+        return cls(
+            uuid,
+            created_ns,
+            size,
+            generation,
+            next_ino,
+            checkpoint_length,
+            (Extent(journal0, journal_length), Extent(journal1, journal_length)),
+            (extents[:count0], extents[count0:]),
+        )
+
+
+def superblock_mirror(device: DaxDevice) -> Mirror:
+    """Where the two copies lie."""
+    return Mirror(device, ([Extent(0, PAGE)], [Extent(device.size - PAGE, PAGE)]))
+
+
+def read_superblock(device: DaxDevice) -> tuple[Superblock, list[tuple[int, str]]]:
+    """The newest superblock that proves itself, and the copies that do not hold it, with why.
+
+    Raises `CorruptionError` if there is none, `UnsupportedError` if one is of another version.
+    """
+    found: dict[int, Superblock] = {}
+    reasons: dict[int, CorruptionError] = {}
+    mirror = superblock_mirror(device)
+    for copy in COPIES:
+        page = bytes(mirror.read(copy, Extent(0, PAGE)))
+        try:
+            found[copy] = Superblock.unpack(page, mirror.copies[copy][0].offset)
+        except CorruptionError as error:
+            reasons[copy] = error
+    if not found:
+        raise reasons[0]
+    best = max(found.values(), key=lambda each: each.generation)
+    if best.size != device.size:
+        raise CorruptionError("superblock", 0, "size", device.size, best.size)
+    stale = [(copy, "is behind") for copy, each in found.items() if each != best]
+    return best, stale + [(copy, str(error)) for copy, error in reasons.items()]
+
+
+def write_superblock(device: DaxDevice, superblock: Superblock) -> list[int]:
+    """Make it durable in copy 0, then in copy 1; returns the copies that hold it.
+
+    Raises `MediaError` if the medium takes it in neither.
+    """
+    page = superblock.pack()
+    mirror = superblock_mirror(device)
+    written = []
+    for copy in COPIES:
+        try:
+            mirror.write(copy, 0, page)
+            device.fence()
+            written.append(copy)
+        except MediaError:
+            if copy == COPIES[-1] and not written:
+                raise
+    return written
