@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import device, guarded, mount, record
+from benchmarks import device, files, guarded, mount, record
 from benchmarks.harness import Row, format_seconds, pin
 
 
@@ -19,14 +19,14 @@ def main() -> int:
     )
     print(f"{'what':<46} {'ours':>9} {'peer':>9}  {'against':<18} {'ratio':>6}  goal")
     with tempfile.TemporaryDirectory(prefix="daxmend-bench-", dir="/dev/shm") as name:
-        for part in (guarded, device, mount):
+        for part in (guarded, device, mount, files):
             try:
                 for row in part.rows(Path(name)):
                     _print(row)
             except LookupError as error:
                 print(f"{part.__name__}: {error}", file=sys.stderr)
         print(f"\n{'what':<46} {'measured':>12}  at most")
-        for measure in record.measures(Path(name)):
+        for measure in (*record.measures(Path(name)), *files.measures(Path(name))):
             print(
                 f"{measure.name:<46} {measure.value:>8.3g} {measure.unit:<3}"
                 f"  {measure.limit:g} {measure.unit}"

@@ -17,58 +17,60 @@ from daxmend.mounts.option import MountOptions
 from daxmend.stack import create
 from daxmend.units import MIB, PAGE
 
-_SIZE = 256 * MIB
+SIZE = 256 * MIB
 _READS = 5000
 
 
 def rows(directory: Path) -> Iterator[Row]:
     """`directory` is on tmpfs. Without libfuse3-dev there is no peer and no row."""
-    with _ours(directory) as ours, _peer(directory) as peer:
+    with our_device(directory) as ours, peer_device(directory) as peer:
         for fd in (ours, peer):
-            _sequential_write(fd)
-        offsets = random.Random(1).choices(range(0, _SIZE, PAGE), k=_READS)
+            sequential_write(fd)
+        offsets = random.Random(1).choices(range(0, SIZE, PAGE), k=_READS)
         yield versus(
             "mount: read 4 KiB, random",
-            lambda: _random_reads(ours, offsets),
+            lambda: random_reads(ours, offsets),
             "C libfuse",
-            lambda: _random_reads(peer, offsets),
+            lambda: random_reads(peer, offsets),
             0.8,
         )
         yield versus(
             "mount: read 1 MiB, sequential",
-            lambda: _sequential_read(ours),
+            lambda: sequential_read(ours),
             "C libfuse",
-            lambda: _sequential_read(peer),
+            lambda: sequential_read(peer),
             0.9,
         )
         yield versus(
             "mount: write 1 MiB, sequential",
-            lambda: _sequential_write(ours),
+            lambda: sequential_write(ours),
             "C libfuse",
-            lambda: _sequential_write(peer),
+            lambda: sequential_write(peer),
             0.9,
         )
 
 
-def build_peer(directory: Path) -> Path | None:
-    """The compiled C server, or None where cc or libfuse3-dev is missing."""
+def build_peer(directory: Path, name: str) -> Path:
+    """The compiled C server. Raises `LookupError` where cc or libfuse3-dev is missing."""
+    missing = LookupError("no C peer: install gcc, pkg-config and libfuse3-dev")
     if shutil.which("cc") is None or shutil.which("pkg-config") is None:
-        return None
+        raise missing
     flags = subprocess.run(
         ["pkg-config", "--cflags", "--libs", "fuse3"], capture_output=True, text=True, check=False
     )
     if flags.returncode:
-        return None
-    program = directory / "passthrough"
-    source = Path(__file__).with_name("passthrough.c")
+        raise missing
+    program = directory / name
+    source = Path(__file__).with_name(f"{name}.c")
     subprocess.run(["cc", "-O2", source, "-o", program, *flags.stdout.split()], check=True)
     return program
 
 
 @contextmanager
-def _ours(directory: Path) -> Iterator[int]:
+def our_device(directory: Path) -> Iterator[int]:
+    """A raw device, mounted."""
     pool, mountpoint = directory / "mount.pool", directory / "ours"
-    create(pool, _SIZE)
+    create(pool, SIZE)
     mountpoint.mkdir()
     mount_in_background(pool, mountpoint, MountOptions(), raw=True)
     try:
@@ -79,13 +81,12 @@ def _ours(directory: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _peer(directory: Path) -> Iterator[int]:
-    program = build_peer(directory)
-    if program is None:
-        raise LookupError("no C peer: install gcc, pkg-config and libfuse3-dev")
+def peer_device(directory: Path) -> Iterator[int]:
+    """One file of tmpfs behind the C server."""
+    program = build_peer(directory, "passthrough")
     backing, mountpoint = directory / "peer.file", directory / "peer"
     backing.touch()
-    os.truncate(backing, _SIZE)
+    os.truncate(backing, SIZE)
     mountpoint.mkdir()
     server = subprocess.Popen([program, backing, mountpoint])
     try:
@@ -98,19 +99,22 @@ def _peer(directory: Path) -> Iterator[int]:
         server.wait()
 
 
-def _random_reads(fd: int, offsets: list[int]) -> float:
+def random_reads(fd: int, offsets: list[int]) -> float:
+    """Seconds of one read of a page."""
     return seconds_each(lambda at: os.pread(fd, PAGE, at), offsets)
 
 
-def _sequential_read(fd: int) -> float:
+def sequential_read(fd: int) -> float:
+    """Seconds of one read of 1 MiB."""
     buffer = mmap.mmap(-1, MIB)  # page-aligned and resident, so that requests are whole
     buffer.write(bytes(MIB))
-    spans = range(0, _SIZE, MIB)
+    spans = range(0, SIZE, MIB)
     return seconds_each(lambda at: os.preadv(fd, [buffer], at), spans)
 
 
-def _sequential_write(fd: int) -> float:
+def sequential_write(fd: int) -> float:
+    """Seconds of one write of 1 MiB."""
     buffer = mmap.mmap(-1, MIB)
     buffer.write(bytes(MIB))
-    spans = range(0, _SIZE, MIB)
+    spans = range(0, SIZE, MIB)
     return seconds_each(lambda at: os.pwritev(fd, [buffer], at), spans)

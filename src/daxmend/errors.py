@@ -149,3 +149,13 @@ class UnsupportedError(DaxmendError):
     """The device, the medium or the running kernel cannot do this (EOPNOTSUPP)."""
 
     errno: int | None = _errno.EOPNOTSUPP
+
+
+class NoRecoveryError(MediaError, UnsupportedError):
+    """Bytes are bad, and what holds them cannot recover (EOPNOTSUPP, R37).
+
+    A `MediaError`, so that what was written before them counts (R17).
+    """
+
+    fault_errno: ClassVar[int] = _errno.EOPNOTSUPP
+    what: ClassVar[str] = "cannot be recovered"

@@ -38,7 +38,7 @@ def only(error: OSError, number: int) -> None:
 
 
 class ModelFile:
-    """A file's bytes, and which of them a call that failed may have left in either state."""
+    """The bytes of a file, and how many names it has."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -186,7 +186,7 @@ class Exerciser:
 
     def check_read(self, ino: int, offset: int, length: int) -> int:
         """R10, R11: the model's bytes, up to a sector that is bad; returns how many."""
-        wanted = self.files[ino].data[offset : offset + length]
+        wanted = bytes(self.files[ino].data[offset : offset + length])
         try:
             found = bytes(self.fs.read(ino, offset, length))
         except MediaError:

@@ -335,6 +335,20 @@ def test_half_of_a_page_is_held_until_the_other_half_comes_r50(files: Files) -> 
     assert files.read_at(path, PAGE, 2 * PAGE) == b"1" * 1000 + b"2" * (PAGE - 1000)
 
 
+def test_a_half_that_covers_all_of_the_file_that_is_bad_heals_at_once_r16(files: Files) -> None:
+    path = files.path("short")
+    path.write_bytes(b"s" * 2500)
+    files.damage(path, 0, 2 * SECTOR)
+    files.write_control("badblocks", f"{files.place(path, 0) // SECTOR + 6} 1\n")
+    with files.opened_file(path) as fd:
+        assert os.pwrite(fd, b"1" * 900, 0) == 900  # sector 1 has bytes that it does not cover
+        assert files.badblocks != ""
+        assert os.pwrite(fd, b"2" * 900, 900) == 900
+        assert files.badblocks == ""
+        os.fsync(fd)
+    assert path.read_bytes() == b"1" * 900 + b"2" * 900 + b"s" * 700
+
+
 def test_a_half_that_stays_alone_is_dropped_and_close_says_so_r50(files: Files) -> None:
     path = files.make("file")
     files.damage(path, 2 * PAGE)

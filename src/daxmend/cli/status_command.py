@@ -7,7 +7,7 @@ from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE
 from daxmend.rescue import open_target
 from daxmend.units import format_size
 
-_SIZES = ("size", "recorded", "lost", "poison", "healed")
+_SIZES = ("size", "recorded", "lost", "poison", "healed", "free", "quarantined")
 
 
 @click.command("status")

@@ -261,6 +261,12 @@ class DaxDevice(Protocol):
     def set_holder(self, holder: Holder | None) -> None:
         """Who is told of failures from now on."""
 
+    def share_lock(self, lock: RLock) -> None:
+        """Use `lock` from now on: one lock for a whole stack, so that no two wait for each other.
+
+        For who builds the stack, before anybody else knows the device.
+        """
+
 
 @runtime_checkable
 class FaultInjection(Protocol):

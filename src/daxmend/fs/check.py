@@ -101,6 +101,8 @@ class _Tree:
             (extent.offset // PAGE, extent.length // PAGE, 0, name) for name, extent in metadata
         ]
         for ino, inode in self._inodes.items():
+            if len(inode.map) and not stat.S_ISREG(inode.attributes.mode):
+                yield self._finding(Invariant.RECORD, ino, "is no regular file, and has runs")
             end = 0
             for run in inode.map.runs():
                 if run.pgoff < end or not run.pages or run.place + run.pages > size // PAGE:

@@ -17,7 +17,7 @@ from daxmend.events import CopyHealed, MetadataHealed
 from daxmend.extent import Extent, ExtentSet
 from daxmend.fs.change import Change, InodeGone, InodeSet, pack_change
 from daxmend.fs.checkpoint import pages_for, write_checkpoint
-from daxmend.fs.inode import ROOT_INO, Inode
+from daxmend.fs.inode import NO_GAP, ROOT_INO, Inode
 from daxmend.fs.loading import Loaded, load
 from daxmend.fs.mirror import COPIES, Mirror
 from daxmend.fs.space import Space
@@ -64,6 +64,7 @@ class Core:
         self._journal = loaded.journal
         self._checkpoint = loaded.checkpoint
         self._state = loaded.state
+        self._live = loaded.state.live
         self._space = Space(device)
         self._reserve = Mirror(device, ((), ()))  # where the next checkpoint goes
         with self.lock:
@@ -145,6 +146,8 @@ class Core:
 
     def _touch(self, inode: Inode, **attributes: int) -> None:
         """Set attributes in memory; the next commit holds them, whatever else it does."""
+        if attributes.get("size", inode.attributes.size) != inode.attributes.size:
+            inode.gap = NO_GAP
         inode.attributes = inode.attributes._replace(**attributes)
         inode.record = None
         self._dirty.add(inode.ino)
@@ -235,6 +238,17 @@ class Core:
             self._space.give_back(extent)
             self._space.seclude(bad for bad, _ in self.device.badblocks(extent))
         self._reserve = Mirror(self.device, ((), ()))
+
+    def _return_room(self) -> bool:
+        """Free what checkpoints needed once and do not any more; whether that was anything."""
+        before = self._space.free_length
+        needed = (pages_for(self._state.records_length) + _SPARE_PAGES) * PAGE
+        if self._checkpoint.length > 2 * needed and self._can_checkpoint():
+            self.checkpoint()
+        if self._reserve.length > 2 * needed:
+            self._drop_reserve()
+            self._has_room(needed)
+        return self._space.free_length > before
 
     def _extended(self, mirror: Mirror, needed: int) -> Mirror:
         """The same pages with more behind them: `needed` bytes, or what can be had."""

@@ -49,24 +49,21 @@ class Data(Core):
 
         Raises `MediaError` if the first byte's sector is bad.
         """
-        inode = self._file(ino)
-        length = min(length, inode.attributes.size - offset)
-        if length <= 0:
-            return b""
+        inode = self._live.get(ino) or self._file(ino)
         gap = inode.gap
-        if gap[0] <= offset and offset + length <= gap[1]:
+        if gap[0] <= offset < offset + length <= gap[1]:
             data = io.read(self.device, Extent(offset + gap[2], length))
-            if inode.gap is gap:  # the mapping is what it was
+            if inode.gap is gap:  # mapping and size are what they were
                 return data
         with self.lock:
-            return self._read_pieces(inode, offset, length)
+            length = min(length, self._file(ino).attributes.size - offset)
+            return self._read_pieces(inode, offset, length) if length > 0 else b""
 
     def view(self, ino: int, offset: int, length: int) -> memoryview | None:
         """The bytes themselves, to be used at once, if they lie in one piece without damage."""
-        inode = self._file(ino)
-        length = min(length, inode.attributes.size - offset)
+        inode = self._live.get(ino) or self._file(ino)
         gap = inode.gap
-        if length > 0 and gap[0] <= offset and offset + length <= gap[1]:
+        if gap[0] <= offset < offset + length <= gap[1]:
             try:
                 window = self.device.direct_access(
                     Extent(offset + gap[2], length), AccessMode.NORMAL
@@ -105,7 +102,8 @@ class Data(Core):
         run = inode.map.find(offset // PAGE)
         if run is not None and run.is_written and run.pgoff * PAGE <= offset:
             start = run.pgoff * PAGE
-            inode.gap = (start, run.end * PAGE, run.place * PAGE - start)
+            end = min(run.end * PAGE, inode.attributes.size)
+            inode.gap = (start, end, run.place * PAGE - start)
         return run
 
     # -- writing ---------------------------------------------------------------------------
@@ -191,6 +189,8 @@ class Data(Core):
         """Up to `length` bytes for the pages from `pgoff` on, behind what is before them."""
         if self._space.free_length < length and self._space.has_freed:
             self._commit()
+        if not self._space.free_length:
+            self._return_room()
         return self._space.allocate(length, _goal(inode, pgoff))
 
     def _map(self, inode: Inode, pgoff: int, extent: Extent, *, is_written: bool) -> None:
@@ -206,7 +206,7 @@ class Data(Core):
             inode = self._file(ino)
             if size > MAX_SIZE:
                 raise _error(errno.EFBIG)
-            if size < inode.attributes.size:
+            if size <= inode.attributes.size:  # what was allocated behind the end goes, too
                 self._shrink(inode, size)
             else:
                 self._zero_to(inode, size)
@@ -349,6 +349,8 @@ class Data(Core):
         if wanted > self._space.free_length and self._space.has_freed:
             self._commit()
         self._make_room(2 * RUN_LENGTH * len(holes))
+        if wanted > self._space.free_length:
+            self._return_room()
         if wanted > self._space.free_length:
             raise _error(errno.ENOSPC)
         found: list[tuple[int, Extent]] = []

@@ -25,6 +25,7 @@ _HEAD = struct.Struct("<4sIQI8xI68xI")  # of the above: magic, length, ino, mode
 _RUN = struct.Struct("<QQQ")
 _BODY = _RECORD.size + _ATTRIBUTES.size + _COUNTS.size
 
+NO_GAP = (0, 0, 0)
 RUN_LENGTH = 24  # bytes of a run in the record
 
 
@@ -88,8 +89,9 @@ class Inode:
     """A file, directory, symbolic link or special file.
 
     `users` counts those for whom it lives on without a name: opens and lookups. `gap` is the file
-    range `[start, end)` of the last access and what to add to get the device's offset: one
-    comparison on the normal path, and a new object with every change of the mapping.
+    range `[start, end)` of the last access, inside the file's size, and what to add to get the
+    device's offset: one comparison on the normal path, and a new object with every change of
+    mapping or size. Only a regular file has one.
     """
 
     __slots__ = (
@@ -112,7 +114,7 @@ class Inode:
         self.xattrs: dict[bytes, bytes] = {}
         self.target = b""
         self.users = 0
-        self.gap = (0, 0, 0)
+        self.gap = NO_GAP
         self.record: bytes | None = None  # the packed record, until something changes
         self.names_length = 0  # bytes of the names in the record
         self._xattrs_length = 0

@@ -142,6 +142,7 @@ class _Mender:
             for run in list(inode.map.runs()):
                 place = Extent(run.place * PAGE, run.pages * PAGE)
                 is_possible = run.pages and run.pgoff >= end and place.end <= size
+                is_possible = is_possible and stat.S_ISREG(inode.attributes.mode)
                 if not is_possible or used.overlaps(place):
                     self._step(
                         Invariant.PLACE if is_possible else Invariant.RECORD,

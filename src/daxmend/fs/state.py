@@ -22,29 +22,27 @@ from daxmend.fs.change import (
     XattrSet,
 )
 from daxmend.fs.extentmap import ExtentMap, Run
-from daxmend.fs.inode import Attributes, Inode, RecordHead, map_of, places_of
+from daxmend.fs.inode import NO_GAP, Attributes, Inode, RecordHead, map_of, places_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_NO_GAP = (0, 0, 0)
 
 
 class State:
     """All inodes: those in use as objects, the others as the records of the last checkpoint."""
 
     def __init__(self) -> None:
-        self._inodes: dict[int, Inode] = {}
+        self.live: dict[int, Inode] = {}  # those that somebody asked for
         self._records: dict[int, bytes] = {}
         self._nameless: set[int] = set()  # among the records
         self.records_length = 0  # bytes of the next checkpoint
         self.next_ino = 0
 
     def __len__(self) -> int:
-        return len(self._inodes) + len(self._records)
+        return len(self.live) + len(self._records)
 
     def __contains__(self, ino: int) -> bool:
-        return ino in self._inodes or ino in self._records
+        return ino in self.live or ino in self._records
 
     def add_record(self, head: RecordHead, record: bytes) -> None:
         """While mounting: an inode as the checkpoint has it."""
@@ -55,32 +53,32 @@ class State:
 
     def add_inode(self, inode: Inode) -> None:
         """While repairing: an inode that was mended."""
-        self._inodes[inode.ino] = inode
+        self.live[inode.ino] = inode
         self.records_length += inode.record_length
 
     def inode(self, ino: int) -> Inode:
         """The inode. Raises ESTALE if there is none."""
-        inode = self._inodes.get(ino)
+        inode = self.live.get(ino)
         if inode is None:
             record = self._records.get(ino)
             if record is None:
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-            inode = self._inodes[ino] = Inode.unpack(record)
+            inode = self.live[ino] = Inode.unpack(record)
             del self._records[ino]
         return inode
 
     def inos(self) -> list[int]:
         """The numbers of all inodes."""
-        return [*self._inodes, *self._records]
+        return [*self.live, *self._records]
 
     def nameless(self) -> list[int]:
         """The inodes without a name."""
-        live = [ino for ino, inode in self._inodes.items() if inode.attributes.nlink == 0]
+        live = [ino for ino, inode in self.live.items() if inode.attributes.nlink == 0]
         return live + [ino for ino in self._nameless if ino in self._records]
 
     def iter_maps(self) -> Iterator[tuple[int, ExtentMap]]:
         """Number and mapping of every inode that has one; does not unpack the others."""
-        for ino, inode in self._inodes.items():
+        for ino, inode in self.live.items():
             if len(inode.map):
                 yield ino, inode.map
         for ino, record in self._records.items():
@@ -90,7 +88,7 @@ class State:
 
     def iter_places(self) -> Iterator[tuple[int, int]]:
         """Place and number of pages of every run of every inode."""
-        for inode in self._inodes.values():
+        for inode in self.live.values():
             for run in inode.map.runs():
                 yield run.place, run.pages
         for record in self._records.values():
@@ -101,7 +99,7 @@ class State:
         for ino in self.inos():
             record = self._records.get(ino)
             mode = (
-                self._inodes[ino].attributes.mode
+                self.live[ino].attributes.mode
                 if record is None
                 else RecordHead.unpack_from(record).mode
             )
@@ -110,7 +108,7 @@ class State:
 
     def records(self) -> Iterator[bytes]:
         """The records of all inodes, for a checkpoint."""
-        for inode in self._inodes.values():
+        for inode in self.live.values():
             yield inode.pack()
         yield from self._records.values()
 
@@ -132,7 +130,7 @@ class State:
         if isinstance(change, InodeGone):
             inode = self.inode(change.ino)
             self.records_length -= inode.record_length
-            del self._inodes[change.ino]
+            del self.live[change.ino]
             return list(inode.map.runs())
         inode = self.inode(change.parent if isinstance(change, NameSet | NameGone) else change.ino)
         self.records_length -= inode.record_length
@@ -147,9 +145,9 @@ class State:
             inode = self.inode(ino)
             inode.attributes = attributes
             inode.record = None
-            inode.gap = _NO_GAP
+            inode.gap = NO_GAP
         else:
-            inode = self._inodes[ino] = Inode(attributes)
+            inode = self.live[ino] = Inode(attributes)
             self.records_length += inode.record_length
         self.next_ino = max(self.next_ino, ino + 1)
 
@@ -174,5 +172,5 @@ def _change_inode(inode: Inode, change: Change) -> list[Run]:
             inode.drop_xattr(name)
         case TargetSet(_, target):
             inode.target = target
-    inode.gap = _NO_GAP
+    inode.gap = NO_GAP
     return freed

@@ -52,6 +52,8 @@ from daxmend.pmem.record import Record
 from daxmend.units import CACHELINE, MIB, PAGE, SECTOR, align_down, is_aligned
 
 if TYPE_CHECKING:
+    from threading import RLock
+
     from typing_extensions import Buffer
 
     from daxmend.media.pool import Pool
@@ -368,6 +370,10 @@ class PmemDevice:
     def set_holder(self, holder: Holder | None) -> None:
         """See `DaxDevice`."""
         self._holder = holder
+
+    def share_lock(self, lock: RLock) -> None:
+        """See `DaxDevice`."""
+        self.lock = self._medium.lock = lock
 
     def badblocks(self, extent: Extent) -> Iterator[tuple[Extent, SectorState]]:
         """See `DaxDevice`."""

@@ -45,7 +45,8 @@ class FileTarget:
         In bytes of the file, and where each begins on the device.
         """
         at = max(bisect_right(self._places, device_extent.offset) - 1, 0)
-        for extent in self._by_place[at:]:
+        for index in range(at, len(self._by_place)):
+            extent = self._by_place[index]
             if extent.device_offset >= device_extent.end:
                 return
             part = device_extent.intersection(Extent(extent.device_offset, extent.length))
@@ -56,7 +57,9 @@ class FileTarget:
 
     def _mapped(self, extent: Extent) -> Iterator[FileExtent]:
         """The pieces of the file's extents inside a range of it."""
-        for each in self.extents[max(bisect_right(self._offsets, extent.offset) - 1, 0) :]:
+        at = max(bisect_right(self._offsets, extent.offset) - 1, 0)
+        for index in range(at, len(self.extents)):
+            each = self.extents[index]
             if each.offset >= extent.end:
                 return
             part = extent.intersection(Extent(each.offset, each.length))

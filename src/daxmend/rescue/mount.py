@@ -43,10 +43,14 @@ class MountTarget:
     def _find_device(self, mountpoint: Path) -> Path:
         """The file `device`: with a file system mounted it is in the control directory."""
         device = self._control / "device"
-        with contextlib.suppress(OSError):
+        try:
             device.stat()
-            return device
-        return mountpoint / "device"
+        except OSError as error:
+            shown = mountpoint / "device"
+            if not shown.exists():
+                raise error from None
+            return shown
+        return device
 
     def badblocks(self) -> list[Extent]:
         """See `Target`."""

@@ -3,6 +3,7 @@
 The damage goes into the state in memory, and from there through a checkpoint onto the medium.
 """
 
+import random
 import stat
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -69,7 +70,7 @@ class Planted(NamedTuple):
         """The inode is gone, and its pages are nobody's; names stay."""
         inode = self.inode(name)
         inode.map = ExtentMap()
-        del self.fs._state._inodes[inode.ino]
+        del self.fs._state.live[inode.ino]
 
 
 @pytest.fixture
@@ -428,4 +429,46 @@ def test_entries_that_both_journals_have_lost_cost_what_came_after(planted: Plan
     fs = FileSystem(device, commits_each=True)
     assert not fs.is_read_only
     walk(fs)
+    fs.close()
+
+
+def _damage_at_random(p: Planted, rng: random.Random) -> None:
+    """One to six things of any kind, anywhere."""
+    names = list(p.inos)
+    numbers = [*p.inos.values(), 7, 5000]
+    for _ in range(rng.randint(1, 6)):
+        inode = p.inode(rng.choice(names))
+        kind = rng.choice([stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK])
+        match rng.randrange(7):
+            case 0:
+                inode.set_name(rng.choice([b"a", b"b", b"..", b"x/y"]), rng.choice(numbers), kind)
+            case 1 if inode.names:
+                inode.drop_name(rng.choice(list(inode.names)))
+            case 2:
+                inode.attributes = inode.attributes._replace(nlink=rng.randrange(5))
+            case 3:
+                inode.attributes = inode.attributes._replace(parent=rng.choice(numbers))
+            case 4:
+                inode.attributes = inode.attributes._replace(mode=kind | 0o644)
+            case 5:
+                place = rng.randrange(4 * MIB // PAGE + 2)
+                run = Run(rng.randrange(20), place, rng.randrange(4), rng.random() < 0.5)
+                inode.map._splice(len(inode.map), len(inode.map), [run])
+            case _:
+                inode.attributes = inode.attributes._replace(size=rng.randrange(1 << 64))
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_damage_of_many_kinds_at_once_is_mended_by_one_repair(planted: Planted, seed: int) -> None:
+    plant(planted, lambda p: _damage_at_random(p, random.Random(seed)))
+    device = planted.device
+    plan = plan_repair(device)
+    assert bool(plan.steps) == bool(plan.findings)
+    apply_repair(device, plan)
+    check_medium(device)
+    assert plan_repair(device).steps == []
+    fs = FileSystem(device, commits_each=True)
+    assert not fs.is_read_only
+    walk(fs)
+    check_owners(fs)
     fs.close()

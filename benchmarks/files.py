@@ -1,0 +1,295 @@
+"""Files: in-process and mounted, many small ones, and repair against the advice of the day."""
+
+import mmap
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.harness import Row, seconds, seconds_each, versus
+from benchmarks.mount import (
+    SIZE,
+    build_peer,
+    our_device,
+    peer_device,
+    random_reads,
+    sequential_read,
+    sequential_write,
+)
+from benchmarks.record import Measure
+from daxmend.extent import Extent
+from daxmend.fs import ROOT_INO, FileSystem
+from daxmend.fuse import find_mount, unmount
+from daxmend.media.pool import Content
+from daxmend.mounts.daemon import mount_in_background
+from daxmend.mounts.option import MountOptions
+from daxmend.stack import create, open_device, open_filesystem
+from daxmend.units import GIB, MIB, PAGE
+
+_READS = 5000
+_FILES = 10_000
+_PAGES = 1000  # bad ones, scattered
+_MANY = 100_000
+_FILE_MODE = 0o100644
+
+
+def rows(directory: Path) -> Iterator[Row]:
+    """`directory` is on tmpfs. Without libfuse3-dev the mounted rows have no peer, and end."""
+    yield from _in_process(directory)
+    yield _repair(directory)
+    yield from _mounted(directory)
+    yield from _small_files(directory)
+
+
+def _open(path: Path, size: int) -> FileSystem:
+    create(path, size, content=Content.FS)
+    return open_filesystem(open_device(path))
+
+
+def _close(fs: FileSystem, path: Path) -> None:
+    fs.close()
+    fs.device.close()  # type: ignore[attr-defined]
+    path.unlink()
+
+
+def _in_process(directory: Path) -> Iterator[Row]:
+    path, plain = directory / "files.pool", directory / "plain"
+    fs = _open(path, GIB)
+    ino = fs.make(ROOT_INO, b"file", _FILE_MODE, 0, 0)
+    data = os.urandom(SIZE)
+    for at in range(0, SIZE, MIB):
+        fs.write(ino, at, data[at : at + MIB])
+    plain.write_bytes(data)
+    fd = os.open(plain, os.O_RDWR)
+    pages = random.Random(1).choices(range(0, SIZE, PAGE), k=4 * _READS)
+    yield versus(
+        "file: read 4 KiB, in-process",
+        lambda: seconds_each(lambda at: fs.read(ino, at, PAGE), pages),
+        "os.pread on tmpfs",
+        lambda: seconds_each(lambda at: os.pread(fd, PAGE, at), pages),
+        0.8,
+    )
+    source, target, spans = bytes(MIB), bytearray(MIB), range(0, SIZE // 2, MIB)
+    memory = bytearray(data)
+
+    def copy_out(at: int) -> None:
+        target[:] = memory[at : at + MIB]
+
+    def copy_in(at: int) -> None:
+        memory[at : at + MIB] = source
+
+    yield versus(
+        "file: read 1 MiB, in-process",
+        lambda: seconds_each(lambda at: fs.read(ino, at, MIB), spans),
+        "memcpy",
+        lambda: seconds_each(copy_out, spans),
+        0.9,
+    )
+    yield versus(
+        "file: write 1 MiB, in-process",
+        lambda: seconds_each(lambda at: fs.write(ino, at, source), spans),
+        "memcpy",
+        lambda: seconds_each(copy_in, spans),
+        0.9,
+    )
+    os.close(fd)
+    plain.unlink()
+    _close(fs, path)
+
+
+def _repair(directory: Path) -> Row:
+    """Each page made durable; both leave the file whole and no poison behind, one in one piece."""
+    path = directory / "repair.pool"
+    fs = _open(path, GIB)
+    data = os.urandom(PAGE)
+    pages = [2 * PAGE * number for number in range(_PAGES)]
+    inos = []
+    for name in (b"write", b"punch"):
+        inos.append(fs.make(ROOT_INO, name, _FILE_MODE, 0, 0))
+        fs.write(inos[-1], 0, bytes(2 * PAGE * _PAGES))
+    places = [next(fs.extents(ino)).device_offset for ino in inos]
+
+    def write(at: int) -> None:
+        fs.write(inos[0], at, data)
+        fs.sync()
+
+    def punch_and_write(at: int) -> None:
+        fs.punch(inos[1], at, PAGE)
+        fs.write(inos[1], at, data)
+        fs.sync()
+
+    def clear_the_rest() -> None:
+        while fs.tidy():
+            pass
+
+    def damaged(place: int, work: Callable[[int], None]) -> float:
+        for at in pages:
+            fs.device.inject(Extent(place + at, PAGE))  # type: ignore[attr-defined]
+        return seconds_each(work, pages) + seconds(clear_the_rest) / len(pages)
+
+    def again() -> float:
+        fs.unlink(ROOT_INO, b"punch")
+        clear_the_rest()
+        inos[1] = fs.make(ROOT_INO, b"punch", _FILE_MODE, 0, 0)
+        fs.write(inos[1], 0, bytes(2 * PAGE * _PAGES))
+        return damaged(next(fs.extents(inos[1])).device_offset, punch_and_write)
+
+    row = versus(
+        "repair of 1000 scattered pages, each durable",
+        lambda: damaged(places[0], write),
+        "punch and write",
+        again,
+        1.0,
+        rounds=4,
+    )
+    extents = [sum(1 for _ in fs.extents(ino)) for ino in inos]
+    _close(fs, path)
+    return row._replace(name=f"{row.name} ({extents[0]} extent)", peer_name=f"punch ({extents[1]})")
+
+
+@contextmanager
+def _mount(directory: Path, size: int) -> Iterator[Path]:
+    pool, mountpoint = directory / "fs.pool", directory / "fs"
+    create(pool, size, content=Content.FS)
+    mountpoint.mkdir()
+    mount_in_background(pool, mountpoint, MountOptions())
+    try:
+        yield mountpoint
+    finally:
+        unmount(mountpoint)
+        pool.unlink()
+        mountpoint.rmdir()
+
+
+def _mounted(directory: Path) -> Iterator[Row]:
+    """A clean file, opened cached as `auto` does, past the page cache where it is asked to be."""
+    devices = directory / "devices"
+    devices.mkdir()
+    with (
+        _mount(directory, SIZE + 64 * MIB) as mountpoint,
+        peer_device(devices) as peer,
+        our_device(devices) as raw,
+        open(mountpoint / "file", "w+b", buffering=0) as file,
+    ):
+        for fd in (file.fileno(), peer, raw):
+            sequential_write(fd)
+        direct = os.open(mountpoint / "file", os.O_RDWR | os.O_DIRECT)
+        offsets = random.Random(1).choices(range(0, SIZE, PAGE), k=_READS)
+        for name, fd, goal in (("C libfuse", peer, 0.8), ("raw device file", raw, None)):
+            yield versus(
+                "mounted file: read 4 KiB, random",
+                lambda: _direct_reads(direct, offsets),
+                name,
+                lambda fd=fd: random_reads(fd, offsets),  # type: ignore[misc]
+                goal,
+            )
+        for name, fd, goal in (("C libfuse", peer, 0.9), ("raw device file", raw, None)):
+            yield versus(
+                "mounted file: read 1 MiB, sequential",
+                lambda: sequential_read(direct),
+                name,
+                lambda fd=fd: sequential_read(fd),  # type: ignore[misc]
+                goal,
+            )
+            yield versus(
+                "mounted file: write 1 MiB, sequential",
+                lambda: sequential_write(direct),
+                name,
+                lambda fd=fd: sequential_write(fd),  # type: ignore[misc]
+                goal,
+            )
+        os.close(direct)
+
+
+def _direct_reads(fd: int, offsets: list[int]) -> float:
+    page = mmap.mmap(-1, PAGE)
+    return seconds_each(lambda at: os.preadv(fd, [page], at), offsets)
+
+
+def _small_files(directory: Path) -> Iterator[Row]:
+    backing, peer = directory / "backing", directory / "tree"
+    backing.mkdir()
+    peer.mkdir()
+    program = build_peer(directory, "passthrough_tree")
+    server = subprocess.Popen([program, backing, peer], stderr=subprocess.DEVNULL)
+    while find_mount(peer) is None:
+        time.sleep(0.01)
+    try:
+        with _mount(directory, 256 * MIB) as ours:
+            for name, work in (("create", _create), ("stat", _stat), ("unlink", _unlink)):
+                best = {ours: float("inf"), peer: float("inf")}
+                for turn in range(3):
+                    for where in (ours, peer):
+                        best[where] = min(best[where], _work_once(where, turn, name, work))
+                yield Row(
+                    f"mounted: {name} of {_FILES} files, each", best[ours], "C libfuse tree",
+                    best[peer], None,
+                )  # fmt: skip
+    finally:
+        unmount(peer)
+        server.wait()
+
+
+def _work_once(where: Path, turn: int, name: str, work: Callable[[Path], None]) -> float:
+    """Seconds a file; what is not measured is done before and after."""
+    directory = where / f"{name}{turn}"
+    directory.mkdir()
+    if name != "create":
+        _create(directory)
+    result = seconds(lambda: work(directory)) / _FILES
+    if name != "unlink":
+        _unlink(directory)
+    directory.rmdir()
+    return result
+
+
+def _create(directory: Path) -> None:
+    for number in range(_FILES):
+        os.close(os.open(f"{directory}/{number}", os.O_CREAT | os.O_WRONLY, 0o644))
+
+
+def _stat(directory: Path) -> None:
+    for number in range(_FILES):
+        os.stat(f"{directory}/{number}")
+
+
+def _unlink(directory: Path) -> None:
+    for number in range(_FILES):
+        os.unlink(f"{directory}/{number}")
+
+
+def measures(directory: Path) -> Iterator[Measure]:
+    """Opening a file system with 100,000 files."""
+    path = directory / "many.pool"
+    fs = _open(path, GIB)
+    for number in range(_MANY // 1000):
+        parent = fs.make(ROOT_INO, b"%d" % number, 0o040755, 0, 0)
+        for each in range(1000):
+            ino = fs.make(parent, b"file%d" % each, _FILE_MODE, 0, 0)
+            fs.write(ino, 0, b"x" * 100)
+    fs.close()
+    fs.device.close()  # type: ignore[attr-defined]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.files", path], capture_output=True, text=True, check=True
+    )
+    took, memory = map(float, done.stdout.split())
+    path.unlink()
+    yield Measure("mount of 100,000 files", took, "s", 2)
+    yield Measure("memory of a mount of 100,000 files", memory, "MiB", 128)
+
+
+def _open_and_tell(path: Path) -> None:
+    """In a process of its own: seconds and MiB that opening takes."""
+    device = open_device(path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    took = seconds(lambda: open_filesystem(device))
+    print(took, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+if __name__ == "__main__":
+    _open_and_tell(Path(sys.argv[1]))

@@ -1,0 +1,440 @@
+"""Media errors in files: R10–R18, R23, R29–R32 in process, and who is told of them (R42)."""
+
+import random
+import stat
+from collections.abc import Callable
+
+import pytest
+
+from daxmend.dax.api import Recovery
+from daxmend.errors import BadBlockError, MediaError
+from daxmend.events import Event, FileDamaged, MetadataHealed, RecoveryRefused, SpaceCleared
+from daxmend.extent import Extent
+from daxmend.fs import FileSystem, OwnerKind, make_file_system
+from daxmend.media.pool import MediumKind, create_memory_pool
+from daxmend.pmem.device import PmemDevice
+from daxmend.units import CACHELINE, MIB, PAGE, SECTOR
+from fswalk import content
+
+MakeFile = Callable[..., int]
+NOISE = random.Random(4).randbytes(8 * PAGE)
+SIZE = 4 * PAGE
+
+
+@pytest.fixture
+def ino(make_file: MakeFile) -> int:
+    """A file of four pages in one extent."""
+    return make_file(NOISE[:SIZE], b"victim")
+
+
+def place(fs: FileSystem, ino: int, offset: int) -> int:
+    """Where a byte of a file lies on the device."""
+    ((_, found),) = fs.device_extents(ino, Extent(offset, 1))
+    return found.offset
+
+
+def hurt(fs: FileSystem, ino: int, offset: int, length: int, *, latent: bool = False) -> Extent:
+    """Make a range of a file bad; returns where on the device."""
+    extent = Extent(place(fs, ino, offset), length)
+    fs.device.inject(extent, latent=latent)  # type: ignore[attr-defined]
+    return extent
+
+
+def scrub(fs: FileSystem) -> None:
+    for _ in fs.device.scrub(Extent(0, fs.device.size)):
+        pass
+
+
+def tidy(fs: FileSystem) -> None:
+    while fs.tidy():
+        pass
+
+
+def record(fs: FileSystem) -> list[Extent]:
+    return [run for run, _ in fs.device.badblocks(Extent(0, fs.device.size))]
+
+
+def shape(fs: FileSystem, ino: int) -> list[tuple[int, ...]]:
+    return [tuple(mapping) for mapping in fs.extents(ino)]
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_a_read_stops_before_a_bad_sector_and_fails_at_it_r10_r11(
+    fs: FileSystem, ino: int, latent: bool
+) -> None:
+    hurt(fs, ino, PAGE + 2 * SECTOR, CACHELINE, latent=latent)
+    assert fs.read(ino, 0, SIZE) == NOISE[: PAGE + 2 * SECTOR]
+    with pytest.raises(MediaError):
+        fs.read(ino, PAGE + 2 * SECTOR, 10)
+    rest = PAGE + 3 * SECTOR
+    assert fs.read(ino, rest, SIZE) == NOISE[rest:SIZE]
+    assert fs.bad_ranges(ino) == [Extent(PAGE + 2 * SECTOR, SECTOR)]
+
+
+def test_a_view_of_bad_bytes_is_refused(fs: FileSystem, ino: int) -> None:
+    assert fs.read(ino, 0, 10) == NOISE[:10]
+    hurt(fs, ino, 0, SECTOR)
+    assert fs.view(ino, 0, 100) is None
+
+
+def test_bad_ranges_are_cut_to_the_file(fs: FileSystem, ino: int) -> None:
+    fs.truncate(ino, SIZE - 100)
+    hurt(fs, ino, SIZE - 2 * SECTOR, 2 * SECTOR)
+    assert fs.bad_ranges(ino) == [Extent(SIZE - 2 * SECTOR, 2 * SECTOR - 100)]
+
+
+def test_holes_and_unwritten_pages_read_as_zeros_over_bad_ones_r13(
+    fs: FileSystem, make_file: MakeFile
+) -> None:
+    ino = make_file()
+    fs.fallocate(ino, 0, SIZE)
+    (mapping,) = fs.extents(ino)
+    fs.device.inject(Extent(mapping.device_offset, SIZE))  # type: ignore[attr-defined]
+    assert content(fs, ino) == bytes(SIZE)
+    assert fs.bad_ranges(ino) == []
+    assert fs.write(ino, PAGE + 10, b"partly") == 6
+    assert fs.read(ino, PAGE, PAGE) == bytes(10) + b"partly" + bytes(PAGE - 16)
+    assert shape(fs, ino)[0][1] == mapping.device_offset
+    assert sum(run.length for run in record(fs)) == SIZE - PAGE
+
+
+# -- writing -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_an_aligned_write_heals_without_new_extents_r14(
+    fs: FileSystem, ino: int, latent: bool
+) -> None:
+    hurt(fs, ino, PAGE, 2 * PAGE, latent=latent)
+    if latent:
+        scrub(fs)
+    before = shape(fs, ino)
+    assert fs.write(ino, PAGE, b"h" * 2 * PAGE) == 2 * PAGE
+    assert shape(fs, ino) == before
+    assert record(fs) == []
+    assert content(fs, ino) == NOISE[:PAGE] + b"h" * 2 * PAGE + NOISE[3 * PAGE : SIZE]
+
+
+def test_unaligned_ends_around_bad_pages_heal_them_r15(fs: FileSystem, ino: int) -> None:
+    hurt(fs, ino, PAGE + SECTOR, PAGE)
+    assert fs.write(ino, 100, b"h" * (3 * PAGE)) == 3 * PAGE
+    assert record(fs) == []
+    assert content(fs, ino) == NOISE[:100] + b"h" * 3 * PAGE + NOISE[3 * PAGE + 100 : SIZE]
+
+
+def test_a_write_that_covers_all_that_is_bad_keeps_the_rest_r16(fs: FileSystem, ino: int) -> None:
+    hurt(fs, ino, PAGE + SECTOR, SECTOR)
+    assert fs.write(ino, PAGE + SECTOR, b"h" * SECTOR) == SECTOR
+    assert record(fs) == []
+    middle = NOISE[PAGE : PAGE + SECTOR] + b"h" * SECTOR + NOISE[PAGE + 2 * SECTOR : 2 * PAGE]
+    assert fs.read(ino, PAGE, PAGE) == middle
+
+
+def test_a_write_that_covers_less_is_refused_with_a_warning_r16(
+    fs: FileSystem, ino: int, events: list[Event]
+) -> None:
+    bad = hurt(fs, ino, PAGE + SECTOR, SECTOR)
+    with pytest.raises(BadBlockError):
+        fs.write(ino, PAGE, b"h" * SECTOR)
+    assert fs.read(ino, PAGE, SECTOR) == NOISE[PAGE : PAGE + SECTOR]
+    refused = [event for event in events if isinstance(event, RecoveryRefused)]
+    assert [event.extent for event in refused] == [bad.widened(PAGE)]
+
+
+def test_bytes_behind_the_end_of_the_file_count_as_covered_r16(
+    fs: FileSystem, make_file: MakeFile
+) -> None:
+    ino = make_file(NOISE[: PAGE + 100])
+    hurt(fs, ino, PAGE, PAGE)
+    assert fs.write(ino, PAGE, b"t" * 100) == 100
+    assert record(fs) == []
+    fs.truncate(ino, 2 * PAGE)
+    assert fs.read(ino, PAGE, PAGE) == b"t" * 100 + bytes(PAGE - 100)
+
+
+def test_a_write_that_ends_inside_the_file_covers_nothing_more(
+    fs: FileSystem, make_file: MakeFile
+) -> None:
+    ino = make_file(NOISE[: PAGE + 1000])
+    hurt(fs, ino, PAGE, 2 * SECTOR)
+    with pytest.raises(BadBlockError):
+        fs.write(ino, PAGE, b"t" * 999)
+    assert fs.write(ino, PAGE, b"t" * 1024) == 1024
+    assert record(fs) == []
+
+
+def test_a_write_gives_the_prefix_before_a_page_it_cannot_heal_r17(
+    fs: FileSystem, ino: int
+) -> None:
+    hurt(fs, ino, 2 * PAGE + 3 * SECTOR, SECTOR)
+    assert fs.write(ino, 100, b"p" * (2 * PAGE + SECTOR)) == 2 * PAGE - 100
+    with pytest.raises(MediaError):
+        fs.write(ino, 2 * PAGE, b"p" * (SECTOR + 100))
+    wanted = NOISE[:100] + b"p" * (2 * PAGE - 100) + NOISE[2 * PAGE : 2 * PAGE + 3 * SECTOR]
+    assert fs.read(ino, 0, SIZE) == wanted
+
+
+def test_growing_over_a_page_that_cannot_be_healed_grows_to_the_prefix_r17(
+    fs: FileSystem, ino: int
+) -> None:
+    hurt(fs, ino, SIZE - PAGE, SECTOR)
+    count = fs.write(ino, SIZE - PAGE - 10, b"g" * 20)
+    assert count == 10
+    assert fs.stat(ino).size == SIZE
+
+
+def test_recovery_can_be_forbidden_and_demanded_r23(fs: FileSystem, ino: int) -> None:
+    hurt(fs, ino, PAGE, SECTOR)
+    with pytest.raises(MediaError):
+        fs.write(ino, PAGE, b"n" * PAGE, Recovery.NEVER)
+    assert fs.write(ino, PAGE, b"y" * PAGE, Recovery.ALWAYS) == PAGE
+    fs.device.allows_recovery = False
+    hurt(fs, ino, PAGE, SECTOR)
+    with pytest.raises(MediaError):
+        fs.write(ino, PAGE, b"n" * PAGE)
+    fs.truncate(ino, PAGE + 10)  # R32: it never fails
+    with pytest.raises(MediaError):
+        fs.zeroinit(ino, 0, 2 * PAGE)
+    fs.device.allows_recovery = True
+    assert fs.write(ino, PAGE, b"y" * 10) == 10
+
+
+def test_a_hole_is_never_filled_with_bad_pages(fs: FileSystem, make_file: MakeFile) -> None:
+    for extent in list(fs._space._free)[:1]:
+        for page in range(0, 60, 2):
+            fs.device.inject(Extent(extent.offset + page * PAGE, SECTOR))  # type: ignore[attr-defined]
+    ino = make_file(NOISE * 10)
+    assert content(fs, ino) == NOISE * 10
+    assert fs.bad_ranges(ino) == []
+
+
+@pytest.mark.parametrize("kind", [MediumKind.REFUSES, MediumKind.LIES])
+def test_what_the_medium_does_not_clear_stays_bad_and_nothing_is_lost_r21(
+    kind: MediumKind,
+) -> None:
+    device = PmemDevice(create_memory_pool(MIB, kind))
+    make_file_system(device)
+    fs = FileSystem(device, commits_each=True)
+    ino = fs.make(fs.root, b"f", stat.S_IFREG | 0o644, 0, 0)
+    fs.write(ino, 0, NOISE[:SIZE])
+    hurt(fs, ino, PAGE, SECTOR)
+    with pytest.raises(MediaError):
+        fs.write(ino, PAGE, b"h" * PAGE)
+    assert fs.bad_ranges(ino)[0].offset == PAGE
+    free = fs.statfs().bfree
+    fs.fallocate(ino, SIZE, 2 * PAGE)
+    hurt_unwritten = next(each for each in fs.extents(ino) if not each.is_written)
+    device.inject(Extent(hurt_unwritten.device_offset, SECTOR))
+    with pytest.raises(MediaError):
+        fs.write(ino, SIZE, b"u" * PAGE)
+    assert fs.read(ino, SIZE, PAGE) == bytes(PAGE), "unwritten still"
+    fs.truncate(ino, PAGE + 10)
+    fs.truncate(ino, 0)
+    tidy(fs)
+    assert fs.statfs().bfree == free + SIZE // PAGE
+    assert fs.quarantined(), "never to be used again"
+    fs.close()
+    device.close()
+
+
+# -- zeroing and freeing -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["zeroinit", "zero_range"])
+def test_zeroing_heals_in_place_r29(fs: FileSystem, ino: int, name: str) -> None:
+    hurt(fs, ino, PAGE, SECTOR)
+    hurt(fs, ino, 2 * PAGE, CACHELINE, latent=True)
+    before = shape(fs, ino)
+    getattr(fs, name)(ino, 0, SIZE)
+    assert shape(fs, ino) == before
+    assert content(fs, ino) == bytes(SIZE)
+    assert record(fs) == []
+
+
+@pytest.mark.parametrize("name", ["zeroinit", "zero_range", "punch"])
+def test_an_edge_that_cannot_be_healed_fails_and_nothing_changed_r30(
+    fs: FileSystem, ino: int, name: str
+) -> None:
+    for bad in (100, SIZE - 100):
+        hurt(fs, ino, bad, 1)
+        before = fs.stat(ino)
+        with pytest.raises(MediaError):
+            getattr(fs, name)(ino, 1000, SIZE - 2000)
+        good = fs.read(ino, SECTOR, SIZE)
+        assert good == NOISE[SECTOR : SECTOR + len(good)]
+        assert len(good) >= SIZE - 2 * SECTOR
+        assert fs.stat(ino) == before
+        fs.write(ino, bad // PAGE * PAGE, NOISE[bad // PAGE * PAGE :][:PAGE])
+
+
+def test_a_punched_bad_page_is_quarantined_cleared_and_only_then_reused_r31(
+    device: PmemDevice, fs: FileSystem, ino: int, events: list[Event]
+) -> None:
+    bad = hurt(fs, ino, PAGE, SECTOR)
+    fs.punch(ino, PAGE, PAGE)
+    fs.sync()
+    assert fs.quarantined() == [bad.widened(PAGE)]
+    assert fs.owners(bad)[0].kind is OwnerKind.FREE
+    assert next(fs.damage()).kind is OwnerKind.FREE
+    assert fs.read(ino, PAGE, PAGE) == bytes(PAGE)
+    tidy(fs)
+    assert fs.quarantined() == []
+    assert record(fs) == []
+    assert list(device.poison(Extent(0, MIB))) == []
+    assert SpaceCleared(bad.widened(PAGE)) in events
+    assert fs._space._free.covers(bad.widened(PAGE))
+
+
+def test_quarantine_is_found_again_after_a_restart_r31(
+    device: PmemDevice, fs: FileSystem, ino: int
+) -> None:
+    bad = hurt(fs, ino, PAGE, SECTOR)
+    fs.unlink(fs.root, b"victim")
+    fs.close()
+    again = FileSystem(device, commits_each=True)
+    assert next(again.damage()).kind is OwnerKind.FREE
+    tidy(again)
+    assert record(again) == []
+    assert again._space._free.covers(bad.widened(PAGE))
+    again.close()
+
+
+def test_latent_poison_in_free_space_is_found_and_cleared_r31(
+    device: PmemDevice, fs: FileSystem
+) -> None:
+    free = next(iter(fs._space._free))
+    device.inject(Extent(free.offset + 5 * PAGE, CACHELINE), latent=True)
+    scrub(fs)
+    assert fs.quarantined() == [Extent(free.offset + 5 * PAGE, PAGE)]
+    tidy(fs)
+    assert list(device.poison(Extent(0, MIB))) == []
+    assert fs.quarantined() == []
+
+
+@pytest.mark.parametrize("size", [PAGE + 1, PAGE + SECTOR, PAGE + 3 * SECTOR + 7, 2 * PAGE - 1])
+@pytest.mark.parametrize("bad", [0, 3, 7])
+def test_truncation_into_a_bad_page_keeps_what_is_bad_and_zeroes_the_rest_r32(
+    fs: FileSystem, ino: int, size: int, bad: int
+) -> None:
+    sector = Extent(PAGE + bad * SECTOR, SECTOR)
+    hurt(fs, ino, sector.offset, SECTOR)
+    fs.truncate(ino, size)
+    is_kept = sector.offset < size
+    assert fs.bad_ranges(ino) == ([sector.intersection(Extent(0, size))] if is_kept else [])
+    assert record(fs) == ([sector.shifted(place(fs, ino, PAGE) - PAGE)] if is_kept else [])
+    fs.truncate(ino, 2 * PAGE)
+    model = bytearray(NOISE[:size] + bytes(2 * PAGE - size))
+    if is_kept:
+        assert fs.read(ino, 0, SIZE) == model[: sector.offset]
+        with pytest.raises(MediaError):
+            fs.read(ino, sector.offset, 1)
+        assert fs.read(ino, sector.end, SIZE) == model[sector.end :]
+    else:
+        assert content(fs, ino) == model
+
+
+def test_what_goes_bad_behind_the_end_is_zeros_when_the_file_grows_r32(
+    fs: FileSystem, ino: int
+) -> None:
+    fs.truncate(ino, PAGE + 10)
+    device_page = place(fs, ino, PAGE)
+    fs.device.inject(Extent(device_page + 2 * SECTOR, SECTOR))  # type: ignore[attr-defined]
+    assert fs.bad_ranges(ino) == []
+    fs.truncate(ino, PAGE + 2 * SECTOR + 5)
+    assert content(fs, ino) == NOISE[: PAGE + 10] + bytes(2 * SECTOR - 5)
+    assert record(fs) == []
+
+
+# -- news --------------------------------------------------------------------------------------
+
+
+def test_damage_names_file_offset_and_length_r42(
+    fs: FileSystem, make_file: MakeFile, events: list[Event]
+) -> None:
+    directory = fs.make(fs.root, b"dir", stat.S_IFDIR | 0o755, 0, 0)
+    ino = fs.make(directory, b"f\xff", stat.S_IFREG | 0o644, 0, 0)
+    fs.write(ino, 3 * PAGE, NOISE[: 2 * PAGE])
+    bad = hurt(fs, ino, 4 * PAGE + SECTOR, SECTOR)
+    path = "/dir/f\udcff"
+    assert [event for event in events if isinstance(event, FileDamaged)] == [
+        FileDamaged(bad, path, ino, 4 * PAGE + SECTOR, SECTOR)
+    ]
+    (owner,) = fs.owners(bad)
+    assert owner == (bad, OwnerKind.FILE, ino, 4 * PAGE + SECTOR, b"/dir/f\xff")
+
+
+def test_consumed_latent_poison_is_told_like_any_other_r3(
+    fs: FileSystem, ino: int, events: list[Event]
+) -> None:
+    bad = hurt(fs, ino, 100 * CACHELINE, CACHELINE, latent=True)
+    assert not [event for event in events if isinstance(event, FileDamaged)]
+    assert len(fs.read(ino, 0, SIZE)) == 100 * CACHELINE // SECTOR * SECTOR
+    (event,) = [event for event in events if isinstance(event, FileDamaged)]
+    assert (event.extent, event.ino) == (bad.widened(SECTOR), ino)
+
+
+def test_one_range_is_split_between_its_owners_r42(
+    fs: FileSystem, make_file: MakeFile, events: list[Event]
+) -> None:
+    first, second = make_file(NOISE[:PAGE], b"1"), make_file(NOISE[:PAGE], b"2")
+    start = place(fs, first, 0)
+    assert place(fs, second, 0) == start + PAGE
+    fs.device.inject(Extent(start + SECTOR, 3 * PAGE))  # type: ignore[attr-defined]
+    told = [
+        (event.path, event.file_offset, event.file_length)
+        for event in events
+        if isinstance(event, FileDamaged)
+    ]
+    assert told == [("/1", SECTOR, PAGE - SECTOR), ("/2", 0, PAGE)]
+    owners = fs.owners(Extent(start + SECTOR, 3 * PAGE))
+    assert [owner.kind for owner in owners] == [OwnerKind.FILE, OwnerKind.FILE, OwnerKind.FREE]
+    assert [owner.extent.length for owner in owners] == [PAGE - SECTOR, PAGE, PAGE + SECTOR]
+
+
+def test_paths_follow_renames_and_end_with_the_last_name(fs: FileSystem, ino: int) -> None:
+    assert fs.path(fs.root) == b"/"
+    assert fs.path(ino) == b"/victim"
+    directory = fs.make(fs.root, b"d", stat.S_IFDIR | 0o755, 0, 0)
+    fs.rename(fs.root, b"victim", directory, b"x")
+    assert fs.path(ino) == b"/d/x"
+    fs.use(ino)
+    fs.unlink(directory, b"x")
+    assert fs.path(ino) == b""
+    bad = hurt(fs, ino, 0, SECTOR)
+    assert fs.owners(bad)[0].path == b""
+    fs.release(ino)
+
+
+def test_owners_are_right_after_any_number_of_changes(fs: FileSystem) -> None:
+    """The index is made again where too much has changed."""
+    inos = [fs.make(fs.root, b"%d" % each, stat.S_IFREG | 0o644, 0, 0) for each in range(300)]
+    fs.owners(Extent(0, MIB))
+    for number, ino in enumerate(inos):
+        if number % 2:
+            fs.write(ino, 0, b"x")
+        if number % 50 == 1:
+            (owner,) = fs.owners(Extent(place(fs, ino, 0), 1))
+            assert (owner.ino, owner.path) == (ino, b"/%d" % number)
+        if number % 4 == 1:
+            fs.unlink(fs.root, b"%d" % number)
+    owned = {owner.ino for owner in fs.owners(Extent(0, MIB)) if owner.kind is OwnerKind.FILE}
+    assert owned == {ino for number, ino in enumerate(inos) if number % 4 == 3}
+
+
+def test_metadata_is_told_from_files_and_heals_in_use_r43(
+    device: PmemDevice, fs: FileSystem, ino: int, events: list[Event]
+) -> None:
+    for extent in (Extent(0, SECTOR), Extent(PAGE, SECTOR), Extent(MIB - 1, 1)):
+        assert fs.is_metadata(extent)
+        assert fs.owners(extent)[0].kind is OwnerKind.METADATA
+        device.inject(extent)
+    assert not fs.is_metadata(Extent(place(fs, ino, 0), SIZE))
+    assert not [event for event in events if isinstance(event, FileDamaged)]
+    tidy(fs)
+    assert record(fs) == []
+    healed = [event.extent for event in events if isinstance(event, MetadataHealed)]
+    assert sorted(healed) == [Extent(0, PAGE), Extent(PAGE, PAGE), Extent(MIB - PAGE, PAGE)]
+    assert content(fs, ino) == NOISE[:SIZE]
