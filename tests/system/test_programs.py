@@ -428,3 +428,49 @@ def test_postgresql_keeps_what_it_committed_through_a_kill_of_the_server_r18(
     assert promised <= kept
     _check_cluster(postgres)
     postgres.stop()
+
+
+# -- kills during the others -------------------------------------------------------------------
+
+
+def _tar_for_ever(home: Path) -> None:
+    for number in range(1000):
+        target = home / f"out{number}"
+        target.mkdir()
+        run("tar", "-cf", home / "archive.tar", "-C", _library(), "email", "json", "asyncio")
+        run("tar", "-xf", home / "archive.tar", "-C", target)
+        shutil.rmtree(target)
+
+
+def _compile_for_ever(home: Path) -> None:
+    for number in range(1000):
+        target = home / f"lib{number}"
+        shutil.copytree(_library() / "email", target)
+        run(sys.executable, "-m", "compileall", "-q", "-f", target)
+        shutil.rmtree(target)
+
+
+def _fio_for_ever(home: Path) -> None:
+    run(
+        "fio", "--name=v", "--directory", home, "--rw=randwrite", "--bs=512-64k", "--size=8m",
+        "--numjobs=4", "--time_based", "--runtime=60", "--fallocate=none", "--fsync=16",
+        "--ioengine=psync",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("work", [_tar_for_ever, _compile_for_ever, _fio_for_ever])
+def test_the_file_system_is_whole_after_a_kill_in_the_middle_of_a_program(
+    home: Files, work: Callable[[Path], None]
+) -> None:
+    needs("tar", "fio")
+    promised = home.path("promised")
+    promised.write_bytes(b"kept" * 5000)
+    with open(promised, "rb") as file:
+        os.fsync(file.fileno())
+    for _ in range(2):
+        kill_server_during(home, lambda: work(home.mountpoint))
+        assert promised.read_bytes() == b"kept" * 5000
+        for left in home.mountpoint.iterdir():
+            if left != promised:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    check_pool(home)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from daxmend.fs import FIRST_INO, FileSystem
-from daxmend.fs.namespace import NAME_MAX, TARGET_MAX, XATTR_MAX
+from daxmend.fs.check import NAME_MAX
+from daxmend.fs.namespace import TARGET_MAX, XATTR_MAX
 from daxmend.pmem.device import PmemDevice
 
 FILE = stat.S_IFREG | 0o644
