@@ -48,6 +48,12 @@ class BusyError(DaxmendError):
     errno: int | None = _errno.EBUSY
 
 
+class ChangedError(DaxmendError):
+    """A file was truncated, replaced or written to by somebody else meanwhile (ESTALE)."""
+
+    errno: int | None = _errno.ESTALE
+
+
 class FaultError(DaxmendError, OSError):
     """An access to bytes of a named thing failed.
 

@@ -123,6 +123,14 @@ class SpaceCleared(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class DirtyLost(Event):
+    """A write cache lost what its origin did not have yet; reads fail until a write (R38)."""
+
+    extent: Extent
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class FileDamaged(Event):
     """Bytes of a file went bad (R42): where in the file, and where on the device.
 

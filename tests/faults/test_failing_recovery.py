@@ -297,6 +297,19 @@ def test_no_reader_sees_a_recovering_page_before_its_data_is_there(
     assert io.read(device, Extent(PAGE, grain)) == NEW[PAGE : PAGE + grain]
 
 
+@pytest.mark.parametrize("kind", [MediumKind.REFUSES, MediumKind.CLEARS_PART, MediumKind.LIES])
+def test_a_page_that_did_not_heal_is_not_present_again_r28(
+    make: MakeDevice, kind: MediumKind
+) -> None:
+    """UC→NP: whatever came of the recovery, its alias does not outlive the call."""
+    device = make(kind)
+    device.inject(Extent(PAGE, PAGE))
+    with pytest.raises(MediaError):
+        device.recovery_write(PAGE, bytes(PAGE))
+    assert device.page_state(PAGE) is PageState.NOT_PRESENT
+    assert device.page_state(2 * PAGE) is PageState.WRITE_BACK
+
+
 # -- a pool whose own storage fails ------------------------------------------------------------
 
 

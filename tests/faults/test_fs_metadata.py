@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from daxmend.errors import CorruptionError, DaxmendError
+from daxmend.errors import DaxmendError
 from daxmend.events import CopyHealed, Event, MetadataHealed
 from daxmend.extent import Extent
 from daxmend.fs import FileSystem, make_file_system
@@ -323,14 +323,18 @@ def image_pages(structure: str) -> int:
 
 
 @LATENT
-def test_without_any_superblock_there_is_no_file_system(latent: bool) -> None:
+def test_without_any_superblock_the_checkpoint_is_found_and_nothing_is_written(
+    latent: bool,
+) -> None:
     image = Image()
     image.stop()
     for place in image.places("superblock", 0):
         image.device.inject(Extent(place.offset, SECTOR), latent=latent)
-    with pytest.raises(CorruptionError, match="superblock"):
-        FileSystem(image.device, commits_each=True)
-    image.device.close()
+    fs = image.open()
+    assert read_everything(fs) == image.content
+    assert fs.is_read_only
+    assert any("superblock" in notice for notice in fs.notices)
+    image.close()
 
 
 def test_a_reader_takes_the_good_copy_and_heals_nothing() -> None:

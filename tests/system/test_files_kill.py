@@ -129,8 +129,8 @@ def test_a_kill_while_many_pages_heal_leaves_each_bad_or_new_r18(files: Files, s
     rng.shuffle(pages)
 
     def heal() -> None:
-        fd = os.open(path, os.O_RDWR)
         with contextlib.suppress(OSError):  # the server is gone
+            fd = os.open(path, os.O_RDWR)
             for page in pages:
                 os.pwrite(fd, pattern(1000 + page), page * PAGE)
 

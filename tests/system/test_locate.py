@@ -98,12 +98,14 @@ def test_what_is_no_file_is_refused(files: Files) -> None:
     os.mkfifo(files.path("fifo"))
     refused(cli("locate", files.path("dir")), 16, "directory", str(files.mountpoint))
     refused(cli("locate", files.path("fifo")), 16, "no regular file")
+    refused(cli("locate", f"{files.pool}:file"), 8, "No such file", f"{files.pool}:/file")
+    refused(cli("locate", f"{files.pool}:"), 8, "No such file", f"{files.pool}:/PATH")
     refused(cli("locate", files.path("nothing")), 8, "No such file")
     for _ in ("mounted", "unmounted"):
         for name, status, word in (
-            ("", 16, "no regular file"),
-            ("dir", 16, "no regular file"),
-            ("link", 16, "no regular file"),
+            ("", 16, "is a directory; name a file"),
+            ("dir", 16, "is a directory; name a file"),
+            ("link", 16, "is a symbolic link"),
             ("fifo", 16, "no regular file"),
             ("nothing", 8, "No such file"),
             ("file/below", 8, "Not a directory"),
@@ -289,7 +291,7 @@ def test_a_raw_device_has_no_owners(raw: Mounted) -> None:
     expected = [{"offset": 3 * PAGE, "length": PAGE, "state": "recorded"}]
     assert ranges("locate", raw.pool) == ranges("locate", raw.device) == expected
     refused(cli("check", raw.mountpoint), 16, "raw device")
-    refused(cli("locate", f"{raw.pool}:/file"), 8, "No such file")
+    refused(cli("locate", f"{raw.pool}:/file"), 16, "raw device")
     raw.must_umount()
     assert ranges("locate", raw.pool) == expected
     refused(cli("check", raw.pool), 16, "raw device")

@@ -18,6 +18,8 @@ COMMANDS = (
     "status",
     "inject",
     "scrub",
+    "salvage",
+    "repair",
     "check",
     "demo",
 )

@@ -37,7 +37,7 @@ class _Outcome(NamedTuple):
         return EXIT_REPAIRED if self.is_applied else EXIT_DONE
 
 
-@click.command("check")
+@click.command("check", short_help="Check a file system; plan or do a repair of it.")
 @click.argument("pool", type=TARGET)
 @click.option("--repair", is_flag=True, help="Print what a repair would do, and change nothing.")
 @click.option("--apply", "is_applying", is_flag=True, help="With --repair: do it, check again.")

@@ -11,7 +11,7 @@ from daxmend.faults import NO_FILES, Fault, FaultKind, parse_plan
 from daxmend.rescue import open_target
 
 
-@click.command("inject")
+@click.command("inject", short_help="Make bytes bad, to rehearse.")
 @click.argument("target", type=TARGET)
 @click.option("--offset", type=SIZE, help="First byte, from the start of TARGET.")
 @click.option("--length", type=SIZE, help="How many bytes.")

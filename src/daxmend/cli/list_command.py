@@ -17,7 +17,7 @@ from daxmend.extent import Extent
 from daxmend.rescue import Target, open_target
 
 
-@click.command("list")
+@click.command("list", short_help="Print what the bad-block record says.")
 @click.argument("target", type=TARGET)
 @json_option
 def command(target: str, as_json: bool) -> int:

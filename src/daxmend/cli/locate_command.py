@@ -16,7 +16,7 @@ from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE, UsageError
 from daxmend.rescue import FileExtent, FileTarget, Range, Target, locate, open_target
 
 
-@click.command("locate")
+@click.command("locate", short_help="Print which bytes of which files are bad.")
 @click.argument("target", type=TARGET)
 @click.option("--extents", is_flag=True, help="Print all extents of a file instead.")
 @json_option

@@ -1,5 +1,6 @@
 """`daxmend mount`: a pool becomes files that real programs see."""
 
+import os
 from pathlib import Path
 
 import click
@@ -7,11 +8,12 @@ import click
 from daxmend.cli.option import PATH
 from daxmend.dax.api import Recovery
 from daxmend.errors import UsageError
+from daxmend.fuse import find_mount, is_dead, unmount_dead
 from daxmend.mounts.daemon import mount_in_background, serve
 from daxmend.mounts.option import MountOptions, OpenMode
 
 
-@click.command("mount")
+@click.command("mount", short_help="Show a pool to programs, at a directory.")
 @click.argument("pool", type=PATH)
 @click.argument("directory", type=PATH)
 @click.option("--raw", is_flag=True, help="Show the device of a raw pool, as DIRECTORY/device.")
@@ -32,13 +34,31 @@ def command(
 
     Shows the file system in it, or with --raw the device of a raw pool.
 
-    Root's mounts are for everybody that the modes allow, a user's mount is the user's own.
+    Root's mounts are for everybody that the modes allow, a user's mount is the user's own. If the
+    server of POOL has died, what it left at DIRECTORY is taken away first.
+
+    \b
+    Options (-o, separated by commas):
+      recovery=on|off          whether a write may heal; off: bad is EIO for writers, too
+      open=auto|direct|cached  direct: the unit of damage is the sector; cached: the page
+      verify_writes            read back what was written; a write over latent poison is EIO
     """
     parsed = parse_options(",".join(options))
+    _take_away_dead(pool, directory)
     if foreground:
         serve(pool, directory, parsed, raw=raw)
     else:
         mount_in_background(pool, directory, parsed, log, raw=raw)
+
+
+def _take_away_dead(pool: Path, directory: Path) -> None:
+    """A server that died left its mount behind; mounting its pool there again clears that up."""
+    found = find_mount(directory)
+    if found is None or found.fstype != "fuse.daxmend" or not is_dead(found):
+        return
+    is_own = os.geteuid() in (0, found.user_id)
+    if is_own and os.path.realpath(pool) == os.path.realpath(found.source):
+        unmount_dead(directory)
 
 
 def parse_options(text: str) -> MountOptions:

@@ -42,8 +42,9 @@ def run(arguments: list[str]) -> int:
     except DaxmendError as error:
         return _fail(str(error), error.exit_status)
     except OSError as error:
-        name = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{name}{error.strerror or error}", EXIT_FAILED)
+        said = error.strerror or str(error)
+        is_named = not error.filename or said.startswith(f"{error.filename}: ")
+        return _fail(said if is_named else f"{error.filename}: {said}", EXIT_FAILED)
     except SystemExit:  # click's way out when nobody reads the output any more
         return EXIT_FAILED
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from daxmend.extent import Extent
 from daxmend.rescue import Target, open_target
 
 
-@click.command("scrub")
+@click.command("scrub", short_help="Find what has failed unnoticed.")
 @click.argument("target", type=TARGET)
 @click.option("--offset", type=SIZE, help="First byte, from the start of TARGET.")
 @click.option("--length", type=SIZE, help="How many bytes.")

@@ -1,5 +1,8 @@
 """`daxmend status`: a screenful on one target."""
 
+from datetime import datetime
+from typing import Any
+
 import click
 
 from daxmend.cli.option import TARGET, json_option, print_json, printable, using
@@ -7,10 +10,11 @@ from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE
 from daxmend.rescue import open_target
 from daxmend.units import format_size
 
+_SWITCHES = {"recovery": ("off", "on")}
 _SIZES = ("size", "recorded", "lost", "poison", "healed", "free", "quarantined")
 
 
-@click.command("status")
+@click.command("status", short_help="Print a screenful on one target.")
 @click.argument("target", type=TARGET)
 @json_option
 def command(target: str, as_json: bool) -> int:
@@ -31,10 +35,37 @@ def command(target: str, as_json: bool) -> int:
 
 def _print_table(status: dict[str, object]) -> None:
     for name, value in status.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {count}" for key, count in value.items()) or "none"
-        elif name in _SIZES and isinstance(value, int):
-            value = format_size(value)
-        elif isinstance(value, list):
-            value = "; ".join(map(str, value)) or "none"
-        click.echo(f"{name + ':':<12} {'-' if value is None else printable(str(value))}")
+        click.echo(f"{name + ':':<12} {printable(_describe(name, value))}")
+
+
+def _describe(name: str, value: object) -> str:
+    if name == "scrub" and isinstance(value, dict):
+        return _describe_scrub(value)
+    if name == "mounted_ns" and isinstance(value, int):
+        return f"{datetime.fromtimestamp(value // 10**9).astimezone()}"
+    if isinstance(value, bool):
+        return _SWITCHES.get(name, ("no", "yes"))[value]
+    if name in _SIZES and isinstance(value, int):
+        return format_size(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {count}" for key, count in value.items()) or "none"
+    if isinstance(value, list):
+        return "; ".join(map(_describe_item, value)) or "none"
+    return "-" if value is None else str(value)
+
+
+def _describe_item(item: object) -> str:
+    """An entry of a list: a notice, a line of a table, or a member of one."""
+    if not isinstance(item, dict):
+        return str(item)
+    rest = ", ".join(f"{key} {_describe(key, value)}" for key, value in item.items())
+    return rest.removeprefix("name ")
+
+
+def _describe_scrub(scrub: dict[str, Any]) -> str:
+    """`N` done, `N+` one is running (R4)."""
+    done, is_running, _ = str(scrub["state"]).partition("+")
+    said = f"{done} done"
+    if is_running:
+        said += f", running: {format_size(scrub['scrubbed'])} of {format_size(scrub['total'])}"
+    return f"{said}, stopped: {scrub['error']}" if scrub["error"] else said

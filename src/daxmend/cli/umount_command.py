@@ -15,7 +15,7 @@ from daxmend.media.pool import read_owner
 _RELEASE_SECONDS = 10.0
 
 
-@click.command("umount")
+@click.command("umount", short_help="End a mount, also one whose server has died.")
 @click.argument("directory", type=PATH)
 @click.option("--force", "-F", is_flag=True, help="Also if the server is stuck: abort, detach.")
 def command(directory: Path, force: bool) -> None:
@@ -54,7 +54,10 @@ def _user_name(uid: int | None) -> str:
 def _wait_until_free(pool: Path) -> None:
     """The server closes the pool after the unmount; the next command shall find it free."""
     deadline = time.monotonic() + _RELEASE_SECONDS
-    while pool.exists() and read_owner(pool) is not None:
+    while pool.exists() and (owner := read_owner(pool)) is not None:
         if time.monotonic() > deadline:
-            raise BusyError(f"{pool} is unmounted, but its server has not closed it yet")
+            raise BusyError(
+                f"{pool} is unmounted, but its server, process {owner[0]}, has not closed it yet; "
+                "wait for it, or end it"
+            )
         time.sleep(0.005)

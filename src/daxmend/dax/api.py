@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, runtime_checkable
 
-from daxmend.errors import UsageError
+from daxmend.errors import FaultError, UsageError
 from daxmend.extent import Extent
 
 if TYPE_CHECKING:
@@ -121,7 +121,11 @@ class Window:
     so that a crash does not call them lost (persistence.md §3.3).
     """
 
-    __slots__ = ("_memory", "_offset", "length")
+    __slots__ = ("_memory", "_offset", "length", "origin")
+
+    # Whose window it is, and where it begins there, if that is not the device of the memory: a
+    # mapped device sets it, and errors are translated. Else it is not set.
+    origin: tuple[str, int]
 
     def __init__(self, memory: WindowMemory, offset: int, length: int) -> None:
         self._memory = memory
@@ -132,13 +136,19 @@ class Window:
         """A copy of the bytes. Raises `PoisonError` if a poisoned line is among them (R3)."""
         if not 0 <= offset <= offset + length <= self.length:
             self._refuse(offset, length)
-        return self._memory.load(self._offset + offset, length)
+        try:
+            return self._memory.load(self._offset + offset, length)
+        except FaultError as error:
+            raise self._translated(error) from None
 
     def view(self, offset: int, length: int) -> memoryview:
         """The bytes themselves, read-only, for a system call at once. Raises like `load`."""
         if not 0 <= offset <= offset + length <= self.length:
             self._refuse(offset, length)
-        return self._memory.view(self._offset + offset, length)
+        try:
+            return self._memory.view(self._offset + offset, length)
+        except FaultError as error:
+            raise self._translated(error) from None
 
     def store(self, offset: int, data: Buffer) -> None:
         """An ordinary store: clears nothing (R5). Durable after the device's flush and fence."""
@@ -147,7 +157,10 @@ class Window:
             self._refuse(offset, length)
         if self._memory.settle is not None:
             self._memory.settle(Extent(self._offset + offset, length))
-        self._memory.store(self._offset + offset, data)
+        try:
+            self._memory.store(self._offset + offset, data)
+        except FaultError as error:
+            raise self._translated(error) from None
         self._memory.flush(self._offset + offset, length)
 
     def store_line(self, offset: int, line: Buffer) -> None:
@@ -162,6 +175,14 @@ class Window:
             self._memory.settle(Extent(self._offset + offset, length))
         self._memory.store_line(self._offset + offset, line)
         self._memory.flush(self._offset + offset, length)
+
+    def _translated(self, error: FaultError) -> FaultError:
+        """The error of the memory as that of the device whose window this is."""
+        origin = getattr(self, "origin", None)
+        if origin is None:
+            return error
+        offset = error.offset - self._offset + origin[1]
+        return type(error)(origin[0], offset, error.length, error.code, error.hint)
 
     def _refuse(self, offset: int, length: int) -> NoReturn:
         raise UsageError(
@@ -196,7 +217,10 @@ class DaxDevice(Protocol):
     lock: RLock  # whoever changes the device, or what lies on it, holds it
     error_management: ErrorManagement | None  # registered by the driver, or not (R40, R41)
     allows_recovery: bool  # "whether to attempt recovery or not" (R23)
-    sequence: int  # grows with every change of the record; readers validate with it (R19)
+
+    @property
+    def sequence(self) -> int:
+        """Grows with every change of the record; readers validate with it (R19)."""
 
     def capabilities(self, extent: Extent) -> list[Capability]:
         """What each part of the range can do, ascending and without gaps (`capabilities_of`)."""
@@ -266,6 +290,14 @@ class DaxDevice(Protocol):
 
         For who builds the stack, before anybody else knows the device.
         """
+
+
+@runtime_checkable
+class SparseDevice(Protocol):
+    """A device that knows where nothing was ever stored: a search need not read that."""
+
+    def iter_stored(self, extent: Extent) -> Iterator[Extent]:
+        """The parts of the range that may hold something, ascending; all else reads as zeros."""
 
 
 @runtime_checkable

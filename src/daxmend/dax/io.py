@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from daxmend.dax.api import AccessMode, DaxDevice, Recovery, Salvage
+from daxmend.dax.api import AccessMode, DaxDevice, Recovery, Salvage, Window
 from daxmend.errors import BadBlockError, DaxmendError, MediaError, PoisonError
 from daxmend.events import RecoveryRefused
 from daxmend.extent import Extent, ExtentSet, check_bounds
@@ -40,11 +40,27 @@ def read(device: DaxDevice, extent: Extent) -> bytes:
         window = device.direct_access(extent, _NORMAL)
         if window.length >= length:
             data = window.load(0, length)
-            if device.sequence == sequence:  # else the record changed under the copy (R19)
-                return data
+        else:
+            data = _read_windows(device, extent, window, _NORMAL)
+        if device.sequence == sequence:  # else the record changed under the copy (R19)
+            return data
     except (BadBlockError, PoisonError):
         pass  # the page is bad somewhere; what of it can be read is decided below
     return _read_around(device, extent)
+
+
+def _read_windows(device: DaxDevice, extent: Extent, window: Window, mode: AccessMode) -> bytes:
+    """The whole range through one window after the other: a mapped device's end with its chunks."""
+    parts: list[bytes] = []
+    offset = extent.offset
+    while True:
+        if window.length <= 0 < extent.end - offset:
+            raise _no_window(device, offset)
+        parts.append(window.load(0, min(window.length, extent.end - offset)))
+        offset += len(parts[-1])
+        if offset >= extent.end:
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        window = device.direct_access(Extent.between(offset, extent.end), mode)
 
 
 def _read_around(device: DaxDevice, extent: Extent) -> bytes:
@@ -55,11 +71,10 @@ def _read_around(device: DaxDevice, extent: Extent) -> bytes:
         end = extent.end if bad is None else bad.offset
         if bad is not None and end <= extent.offset:
             raise BadBlockError(device.name, bad.offset, bad.length)
-        window = device.direct_access(Extent.between(extent.offset, end), AccessMode.RECOVERY)
-        if window.length <= 0 < extent.length:
-            raise _no_window(device, extent.offset)
         try:
-            data = window.load(0, min(window.length, end - extent.offset))
+            good = Extent.between(extent.offset, end)
+            window = device.direct_access(good, AccessMode.RECOVERY)
+            data = _read_windows(device, good, window, AccessMode.RECOVERY)
             if device.sequence == sequence:
                 return data
         except PoisonError:

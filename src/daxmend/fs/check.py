@@ -7,14 +7,15 @@ nothing of what mounting makes of them.
 from __future__ import annotations
 
 import stat
+from array import array
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from daxmend.errors import CorruptionError
 from daxmend.extent import Extent
-from daxmend.fs.extentmap import Run
+from daxmend.fs.extentmap import Run, joined
 from daxmend.fs.finding import Finding, Invariant
-from daxmend.fs.inode import FIRST_INO, ROOT_INO, Inode
+from daxmend.fs.inode import FIRST_INO, NAME_MAX, ROOT_INO, Inode
 from daxmend.fs.loading import Loaded, load
 from daxmend.fs.superblock import superblock_mirror
 from daxmend.units import PAGE
@@ -24,17 +25,33 @@ if TYPE_CHECKING:
 
     from daxmend.dax.api import DaxDevice
 
-NAME_MAX = 255  # bytes
+MOST = 1000  # findings of one invariant
+_PATH_MAX = 4096  # bytes; no system call takes more
 MAX_SIZE = (1 << 63) - PAGE  # of a file; what an offset can hold, in whole pages
 
 
 def check(device: DaxDevice) -> Iterator[Finding]:
     """Everything that is wrong with the file system on the device; nothing if it is whole.
 
-    Raises `CorruptionError` where no superblock proves itself, `UnsupportedError` for another
-    version of the format.
+    Of one invariant at most `MOST` findings, and a last one that counts the others. Raises what
+    `load` raises.
     """
-    loaded = load(device)
+    return check_loaded(device, load(device))
+
+
+def check_loaded(device: DaxDevice, loaded: Loaded) -> Iterator[Finding]:
+    """`check`, of what was read already."""
+    counts: Counter[Invariant] = Counter()
+    for finding in _check_all(device, loaded):
+        counts[finding.invariant] += 1
+        if counts[finding.invariant] <= MOST:
+            yield finding
+    for invariant, count in counts.items():
+        if count > MOST:
+            yield Finding(invariant, f"{count - MOST} more")
+
+
+def _check_all(device: DaxDevice, loaded: Loaded) -> Iterator[Finding]:
     for structure, copy, reason in loaded.damage():
         yield Finding(_INVARIANT_OF[structure], f"copy {copy}: {reason}", is_healed=True)
     yield from loaded.losses
@@ -64,6 +81,29 @@ def metadata_extents(device: DaxDevice, loaded: Loaded) -> Iterator[tuple[str, E
             yield name, extent
 
 
+class _Users:
+    """Who uses which pages: inodes, or what is named; in columns, for there may be millions."""
+
+    def __init__(self) -> None:
+        self._places = array("Q")
+        self._pages = array("Q")
+        self._inos = array("Q")
+        self._names: list[str] = []
+
+    def add(self, place: int, pages: int, user: int | str) -> None:
+        if isinstance(user, str):  # before all inodes
+            self._names.append(user)
+        self._places.append(place)
+        self._pages.append(pages)
+        self._inos.append(0 if isinstance(user, str) else user)
+
+    def by_place(self) -> Iterator[tuple[int, int, int | str]]:
+        """Place, pages and user."""
+        for row in sorted(range(len(self._places)), key=self._places.__getitem__):
+            user = self._names[row] if row < len(self._names) else self._inos[row]
+            yield self._places[row], self._pages[row], user
+
+
 class _Tree:
     """All inodes, unpacked; `broken` names those that could not be."""
 
@@ -72,14 +112,14 @@ class _Tree:
         self._inodes: dict[int, Inode] = {}
         for ino in loaded.state.inos():
             try:
-                self._inodes[ino] = loaded.state.inode(ino)
+                self._inodes[ino] = loaded.state.raw_inode(ino)
             except CorruptionError as error:
                 self.broken.append(Finding(Invariant.RECORD, f"inode {ino}: {error}"))
-        self._paths = self._walk()
+        self._ways = self._walk()
 
-    def _walk(self) -> dict[int, bytes]:
-        """A path to every inode that can be reached from the root."""
-        paths = {ROOT_INO: b"/"}
+    def _walk(self) -> dict[int, tuple[int, bytes]]:
+        """The directory and a name there of every inode that can be reached from the root."""
+        ways = {ROOT_INO: (ROOT_INO, b"")}
         waiting = [ROOT_INO]
         while waiting:
             ino = waiting.pop()
@@ -87,37 +127,52 @@ class _Tree:
             if inode is None:
                 continue
             for name, (child, _) in inode.names.items():
-                if child not in paths:
-                    paths[child] = paths[ino].rstrip(b"/") + b"/" + name
+                if child not in ways:
+                    ways[child] = (ino, name)
                     waiting.append(child)
-        return paths
+        return ways
+
+    def _path(self, ino: int) -> bytes:
+        """A path from the root; empty if there is none, or it is longer than any that is used."""
+        if ino not in self._ways:
+            return b""
+        path = b""
+        while ino != ROOT_INO and len(path) < _PATH_MAX:
+            ino, name = self._ways[ino]
+            path = b"/" + name + path
+        return (path or b"/") if len(path) < _PATH_MAX else b""
 
     def _finding(self, invariant: Invariant, ino: int, text: str) -> Finding:
-        return Finding(invariant, f"inode {ino}: {text}", self._paths.get(ino, b""))
+        return Finding(invariant, f"inode {ino}: {text}", self._path(ino))
 
     def check_places(self, metadata: Iterator[tuple[str, Extent]], size: int) -> Iterator[Finding]:
         """F4, F5: runs are in order and inside, and no page belongs to two."""
-        users: list[tuple[int, int, int, str]] = [
-            (extent.offset // PAGE, extent.length // PAGE, 0, name) for name, extent in metadata
-        ]
+        users = _Users()
+        for name, extent in metadata:
+            users.add(extent.offset // PAGE, extent.length // PAGE, name)
         for ino, inode in self._inodes.items():
             if len(inode.map) and not stat.S_ISREG(inode.attributes.mode):
                 yield self._finding(Invariant.RECORD, ino, "is no regular file, and has runs")
+            if inode.map.is_ascending(size // PAGE):
+                for place, pages in joined(inode.map.places()):
+                    users.add(place, pages, ino)
+                continue
             end = 0
             for run in inode.map.runs():
                 if run.pgoff < end or not run.pages or run.place + run.pages > size // PAGE:
                     yield self._finding(Invariant.RECORD, ino, f"{_say(run)} is impossible")
                 else:
-                    users.append((run.place, run.pages, ino, f"inode {ino}"))
+                    users.add(run.place, run.pages, ino)
                 end = run.end
-        users.sort()
-        end, before = 0, ""
-        for place, pages, ino, name in users:
+        end = 0
+        before: int | str = 0
+        for place, pages, user in users.by_place():
             if place < end:
-                what = f"pages from {place} on belong to {before}, too"
-                yield self._finding(Invariant.PLACE, ino, what)
+                whose = before if isinstance(before, str) else f"inode {before}"
+                what = f"pages from {place} on belong to {whose}, too"
+                yield self._finding(Invariant.PLACE, user if isinstance(user, int) else 0, what)
             if place + pages > end:
-                end, before = place + pages, name
+                end, before = place + pages, user
 
     def check_names(self) -> Iterator[Finding]:
         """F6, F7, F9: the root is there, names stand for what is there, directories know theirs."""
@@ -168,7 +223,7 @@ class _Tree:
                 wanted = 2 + subdirectories[ino] if has_name else 0
             if nlink != wanted:
                 yield self._finding(Invariant.LINKS, ino, f"nlink is {nlink}, it has {wanted}")
-            if ino not in self._paths and (nlink or inode.names):
+            if ino not in self._ways and (nlink or inode.names):
                 yield self._finding(Invariant.REACHED, ino, "cannot be reached from the root")
 
     def check_inodes(self, next_ino: int) -> Iterator[Finding]:

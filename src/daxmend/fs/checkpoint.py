@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
     from daxmend.fs.mirror import Mirror
 
-_MAGIC = b"DMCP"
-_HEAD = struct.Struct("<4sHHQIIQ")  # magic, first record, reserved, generation, index, used, sum
+MAGIC = b"DMCP"
+_HEAD = struct.Struct("<4sHHQIIQ")  # magic, first record, flags, generation, index, used, sum
 _SUMMED = struct.Struct("<4sHHQII")
 PAYLOAD = PAGE - _HEAD.size
 NO_RECORD = 0xFFFF  # no record begins in the page
+_LAST = 1  # flag: no page comes after this one
+_PIECE = 256  # pages read at once
 
 
 def pages_for(length: int) -> int:
@@ -33,6 +35,15 @@ class Page(NamedTuple):
 
     payload: bytes
     first_record: int
+
+
+class FoundPage(NamedTuple):
+    """A page that proves itself to be one of some checkpoint."""
+
+    generation: int
+    number: int  # of the page
+    is_last: bool
+    page: Page
 
 
 class Reading(NamedTuple):
@@ -60,17 +71,19 @@ def write_checkpoint(mirror: Mirror, records: Iterable[bytes], generation: int) 
 
 def _pages(stream: bytes, starts: list[int], generation: int) -> Iterable[bytes]:
     record = 0
-    for index in range(pages_for(len(stream))):
+    count = pages_for(len(stream))
+    for index in range(count):
         at = index * PAYLOAD
         payload = stream[at : at + PAYLOAD]
         while record < len(starts) and starts[record] < at:
             record += 1
         is_inside = record < len(starts) and starts[record] < at + PAYLOAD
-        yield _pack(payload, starts[record] - at if is_inside else NO_RECORD, generation, index)
+        first_record = starts[record] - at if is_inside else NO_RECORD
+        yield _pack(payload, first_record, generation, index, _LAST * (index == count - 1))
 
 
-def _pack(payload: bytes, first_record: int, generation: int, index: int) -> bytes:
-    head = _SUMMED.pack(_MAGIC, first_record, 0, generation, index, len(payload))
+def _pack(payload: bytes, first_record: int, generation: int, index: int, flags: int = 0) -> bytes:
+    head = _SUMMED.pack(MAGIC, first_record, flags, generation, index, len(payload))
     checksum = xxh3_64_intdigest(head + payload)
     return (head + checksum.to_bytes(8, "little") + payload).ljust(PAGE, b"\0")
 
@@ -78,28 +91,39 @@ def _pack(payload: bytes, first_record: int, generation: int, index: int) -> byt
 def read_checkpoint(mirror: Mirror, length: int, generation: int) -> Reading:
     """Both copies, page by page: the payload of whichever proves itself."""
     count = pages_for(length)
-    whole = Extent(0, count * PAGE)
-    areas = [memoryview(mirror.read(copy, whole)) for copy in COPIES]
     pages: list[Page | None] = []
     damaged = []
-    for index in range(count):
-        found = [_unpack(area[index * PAGE :][:PAGE], generation, index) for area in areas]
-        pages.append(found[0] or found[1])
-        damaged += [(copy, index) for copy in COPIES if found[copy] is None]
+    for first in range(0, count, _PIECE):
+        within = Extent(first * PAGE, min(_PIECE, count - first) * PAGE)
+        areas = [memoryview(mirror.read(copy, within)) for copy in COPIES]
+        for at in range(0, within.length, PAGE):
+            index = first + at // PAGE
+            found = [_unpack(area[at : at + PAGE], generation, index) for area in areas]
+            pages.append(found[0] or found[1])
+            damaged += [(copy, index) for copy in COPIES if found[copy] is None]
     return Reading(pages, damaged)
 
 
 def _unpack(page: memoryview, generation: int, index: int) -> Page | None:
     """The page, if it is that page of that generation and whole."""
+    found = unpack_page(page)
+    if found is None or (found.generation, found.number) != (generation, index):
+        return None
+    return found.page
+
+
+def unpack_page(page: memoryview | bytes) -> FoundPage | None:
+    """The page, if it is a whole one of any checkpoint."""
     if len(page) < PAGE:
         return None
-    magic, first_record, _, found_generation, found_index, used, checksum = _HEAD.unpack_from(page)
-    if (magic, found_generation, found_index) != (_MAGIC, generation, index) or used > PAYLOAD:
+    magic, first_record, flags, generation, index, used, checksum = _HEAD.unpack_from(page)
+    if magic != MAGIC or used > PAYLOAD:
         return None
     payload = bytes(page[_HEAD.size : _HEAD.size + used])
     if xxh3_64_intdigest(bytes(page[: _SUMMED.size]) + payload) != checksum:
         return None
-    return Page(payload, first_record)
+    is_last = bool(flags & _LAST) or used < PAYLOAD
+    return FoundPage(generation, index, is_last, Page(payload, first_record))
 
 
 def heal_checkpoint(mirror: Mirror, damaged: list[tuple[int, int]], generation: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import time
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,12 @@ from daxmend.events import CopyHealed, MetadataHealed
 from daxmend.extent import Extent, ExtentSet
 from daxmend.fs.change import Change, InodeGone, InodeSet, pack_change
 from daxmend.fs.checkpoint import pages_for, write_checkpoint
+from daxmend.fs.extentmap import joined
 from daxmend.fs.inode import NO_GAP, ROOT_INO, Inode
 from daxmend.fs.loading import Loaded, load
 from daxmend.fs.mirror import COPIES, Mirror
 from daxmend.fs.space import Space
-from daxmend.fs.superblock import MAX_EXTENTS, superblock_mirror, write_superblock
+from daxmend.fs.superblock import MAX_EXTENTS, MAX_NUMBER, superblock_mirror, write_superblock
 from daxmend.units import KIB, PAGE
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from daxmend.dax.api import DaxDevice
     from daxmend.fs.extentmap import Run
 
+_STEP_BITS = 32  # of a random step from one generation to the next
 _COMMIT_NS = 10**9  # what was changed is durable after a second, asked for or not
 _PENDING_LIMIT = 256 * KIB
 _SPARE_PAGES = 16  # of the next checkpoint, for what must not fail
@@ -76,11 +79,15 @@ class Core:
     def _open(self, loaded: Loaded) -> None:
         for loss in loaded.losses:
             self._lose(str(loss))
+        if loaded.losses:
+            name = self.device.name
+            self.notices.append(f"{name}: what a repair would do: daxmend check {name} --repair")
         is_healed = not self.is_read_only and self._heal(loaded)
         for structure, copy, reason in loaded.damage():
             self._tell_damage(structure, copy, reason, is_healed=is_healed)
         self._find_space()
         if not self.is_read_only:
+            self._begin_journal()
             self._remove_nameless()
             self._make_some_room(0)
             self._failures.append(Extent(0, self.device.size))
@@ -93,6 +100,11 @@ class Core:
             self.notices.append(f"{self.device.name}: a copy could not be rewritten: {error}")
             return False
         return True
+
+    def _begin_journal(self) -> None:
+        """Mark the generation; a journal that does not take that gives way to a checkpoint."""
+        with self._must_succeed(), contextlib.suppress(MediaError):
+            self._journal.begin()
 
     def _tell_damage(self, structure: str, copy: int, reason: str, *, is_healed: bool) -> None:
         what = f"{self.device.name}: {structure}, copy {copy}: {reason}"
@@ -114,7 +126,7 @@ class Core:
                 self._space.take(extent)
         for extent in self._checkpoint.extents():
             self._space.take(extent)
-        for place, pages in self._state.iter_places():
+        for place, pages in joined(self._state.iter_places()):
             self._space.take(Extent(place * PAGE, pages * PAGE))
         if not self._space.is_consistent:
             self._lose("pages belong to two files, or lie outside the device")
@@ -140,9 +152,9 @@ class Core:
         self._pending.append(packed)
         self._pending_length += len(packed)
 
-    def _free_runs(self, runs: list[Run]) -> None:
-        for run in runs:
-            self._space.free(Extent(run.place * PAGE, run.pages * PAGE))
+    def _free_runs(self, runs: Iterable[Run]) -> None:
+        for place, pages in joined((run.place, run.pages) for run in runs):
+            self._space.free(Extent(place * PAGE, pages * PAGE))
 
     def _touch(self, inode: Inode, **attributes: int) -> None:
         """Set attributes in memory; the next commit holds them, whatever else it does."""
@@ -227,11 +239,27 @@ class Core:
         if self._reserve.length < needed:
             self._reserve = self._extended(self._reserve, needed)
         if self._reserve.length < needed:
-            self._drop_reserve()  # it may have come to lie in too many pieces
-            self._reserve = self._extended(self._reserve, needed)
+            self._renew_reserve(needed)
         if self._checkpoint.length < needed:  # what is added to it is on no medium yet
             self._checkpoint = self._extended(self._checkpoint, needed)
         return self._reserve.length >= needed and self._checkpoint.length >= needed
+
+    def _renew_reserve(self, needed: int) -> None:
+        """Choose it anew: it may have come to lie in too many pieces. It never gets shorter."""
+        old = self._reserve
+        self._drop_reserve()
+        self._reserve = self._extended(self._reserve, needed)
+        if self._reserve.length < old.length and not self._is_bad(old):
+            self._drop_reserve()
+            for extent in old.extents():
+                self._space.claim(extent)
+            self._reserve = old
+
+    def _is_bad(self, mirror: Mirror) -> bool:
+        return any(True for extent in mirror.extents() for _ in self._bad_in(extent))
+
+    def _bad_in(self, extent: Extent) -> Iterator[Extent]:
+        return (bad for bad, _ in self.device.badblocks(extent))
 
     def _drop_reserve(self) -> None:
         for extent in self._reserve.extents():
@@ -256,9 +284,16 @@ class Core:
         return Mirror(self.device, (first, second))
 
     def _make_some_room(self, growth: int) -> None:
-        """As `_make_room`, for what must not fail: there are spare pages for that."""
-        with contextlib.suppress(OSError):
+        """As `_make_room`, for what must not fail: there are spare pages for that.
+
+        Raises ENOSPC when they are used up: a checkpoint of what is in memory must have a place.
+        """
+        try:
             self._make_room(growth)
+        except OSError:
+            needed = pages_for(self._state.records_length + growth) * PAGE
+            if growth and min(self._reserve.length, self._checkpoint.length) < needed:
+                raise
 
     def _more_pages(self, extents: Sequence[Extent], needed: int) -> list[Extent]:
         """One copy with as many pages as needed; with more of them where there is much space."""
@@ -290,9 +325,14 @@ class Core:
     def _write_checkpoint(self) -> None:
         """The state as it is replaces checkpoint and journal; durable on return."""
         with self._must_succeed():
+            bad = (bad for extent in self._reserve.extents() for bad in self._bad_in(extent))
+            self._clear_reserve(ExtentSet(PAGE, (each.widened(PAGE) for each in bad)))
             if not self._can_checkpoint():
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            generation = self._superblock.generation + 1
+            # Not one that a checkpoint has which a stop kept from counting.
+            generation = self._superblock.generation + 1 + secrets.randbits(_STEP_BITS)
+            if generation >= MAX_NUMBER:  # somebody made it up: begin again
+                generation = time.time_ns()
             self.device.fence()
             length = write_checkpoint(self._reserve, self._state.records(), generation)
             self.device.fence()
@@ -304,6 +344,7 @@ class Core:
             )
             write_superblock(self.device, self._superblock)
         self._journal.restart(generation)
+        self._begin_journal()
         self._checkpoint, self._reserve = self._reserve, self._checkpoint
 
     # -- background ------------------------------------------------------------------------
@@ -363,11 +404,13 @@ class Core:
         journal = list(self._journal.mirror.parts(bad))
         if (journal or any(self._checkpoint.parts(bad))) and self._can_checkpoint():
             self.checkpoint()  # now nothing of the journal is in use, nor of the old checkpoint
-            for extent in journal:
-                with contextlib.suppress(MediaError):
-                    self.device.zeroinit(extent)
+            for extent in journal:  # but for the new mark, which healed what it was written to
+                for still_bad, _ in list(self.device.badblocks(extent)):
+                    with contextlib.suppress(MediaError):
+                        self.device.zeroinit(still_bad.widened(PAGE))
             self._tell_healed(journal)
             self._clear_reserve(bad)
+        self._make_some_room(0)
 
     def _clear_reserve(self, bad: ExtentSet) -> None:
         """Nothing of it is in use. What the medium does not clear is no place for a checkpoint."""
@@ -376,9 +419,8 @@ class Core:
             with contextlib.suppress(MediaError):
                 self.device.zeroinit(extent)
         self._tell_healed(parts)
-        if any(True for extent in parts for _ in self.device.badblocks(extent)):
+        if any(True for extent in parts for _ in self._bad_in(extent)):
             self._drop_reserve()
-            self._make_some_room(0)
 
     def _tell_healed(self, parts: Iterable[Extent]) -> None:
         for extent in parts:

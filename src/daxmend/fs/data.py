@@ -52,9 +52,13 @@ class Data(Core):
         inode = self._live.get(ino) or self._file(ino)
         gap = inode.gap
         if gap[0] <= offset < offset + length <= gap[1]:
-            data = io.read(self.device, Extent(offset + gap[2], length))
-            if inode.gap is gap:  # mapping and size are what they were
-                return data
+            try:
+                data = io.read(self.device, Extent(offset + gap[2], length))
+                if inode.gap is gap:  # mapping and size are what they were
+                    return data
+            except MediaError:
+                if inode.gap is gap:  # else these pages may be somebody else's by now
+                    raise
         with self.lock:
             length = min(length, self._file(ino).attributes.size - offset)
             return self._read_pieces(inode, offset, length) if length > 0 else b""
@@ -158,14 +162,31 @@ class Data(Core):
             size = max(inode.attributes.size, offset + len(data))
             owned_end = place - offset + size
             return io.write(self.device, place, data, recovery, owned_end=owned_end)
+        if not self._can_split():
+            self._zero_run(inode, run)
+            return self._write_piece(inode, offset, data, recovery)
         pages, first = _padded(offset, data), offset // PAGE
         done = io.write(self.device, place - offset % PAGE, pages)  # heals what is below (R13)
         done -= done % PAGE
         if not done:
             raise MediaError(self.device.name, place, len(data))
-        self._make_some_room(2 * RUN_LENGTH)
         self._change(Written(inode.ino, first, first + done // PAGE))
         return min(done - offset % PAGE, len(data))
+
+    def _can_split(self) -> bool:
+        """Whether there is room to say that the middle of a run is another one."""
+        try:
+            self._make_some_room(2 * RUN_LENGTH)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            return False
+        return True
+
+    def _zero_run(self, inode: Inode, run: Run) -> None:
+        """All of an unwritten run becomes written: what has its place is never ENOSPC."""
+        self._zero_pieces([Extent(run.place * PAGE, run.pages * PAGE)])
+        self._change(Written(inode.ino, run.pgoff, run.end))
 
     def _write_hole(self, inode: Inode, offset: int, data: memoryview) -> int:
         """Allocate pages and fill them; what the data does not cover is zero (R13)."""
@@ -303,10 +324,13 @@ class Data(Core):
             pieces = [
                 piece for edge in edges for piece in self._zeroable(inode, edge.offset, edge.end)
             ]
+            first, last = inner.offset // PAGE, inner.end // PAGE
+            around = inode.map.find(first - 1) if first else None
+            if around is not None and around.pgoff < first and around.end > last:
+                self._make_some_room(RUN_LENGTH)
             self._zero_pieces(pieces)
             if inner.length:
-                self._make_some_room(RUN_LENGTH)
-                self._change(Unmapped(ino, inner.offset // PAGE, inner.end // PAGE))
+                self._change(Unmapped(ino, first, last))
             self._end_range(inode, end, keep_size=True)
 
     def _begin_range(self, ino: int, offset: int, length: int) -> Inode:
@@ -315,7 +339,9 @@ class Data(Core):
             raise _error(errno.EINVAL)
         if offset + length > MAX_SIZE:
             raise _error(errno.EFBIG)
-        return self._file(ino)
+        inode = self._file(ino)
+        self._clear_bad_tail(inode)  # what lies behind the end counts as covered (R16, R30)
+        return inode
 
     def _end_range(self, inode: Inode, end: int, keep_size: bool) -> None:
         now = time.time_ns()

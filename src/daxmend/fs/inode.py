@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT_INO = 1
+MAX_INO = (1 << 63) - 1  # and above all that are ever given
+NAME_MAX = 255  # bytes, of a file or an attribute
 FIRST_INO = 1024  # numbers below are the root's, and those of whoever shows the file system
 
 _ATTRIBUTES = struct.Struct("<QIIIIII QQ qqqq")
@@ -25,6 +27,7 @@ _HEAD = struct.Struct("<4sIQI8xI68xI")  # of the above: magic, length, ino, mode
 _RUN = struct.Struct("<QQQ")
 _BODY = _RECORD.size + _ATTRIBUTES.size + _COUNTS.size
 
+_NAME_MAX = 255  # bytes
 NO_GAP = (0, 0, 0)
 RUN_LENGTH = 24  # bytes of a run in the record
 
@@ -130,7 +133,9 @@ class Inode:
         return stat.S_IFMT(self.attributes.mode)
 
     def set_name(self, name: bytes, ino: int, kind: int) -> None:
-        """Enter a name, in place of what it stood for."""
+        """Enter a name, in place of what it stood for. `ValueError` for what no record holds."""
+        if kind != stat.S_IFMT(kind) or len(name) > _NAME_MAX:
+            raise ValueError(f"{name!r} of type {kind:o}")
         if name not in self.names:
             self.names_length += _NAME.size + len(name)
         self.names[name] = (ino, kind)
@@ -245,8 +250,7 @@ def places_of(record: bytes) -> Iterator[tuple[int, int]]:
         _, place, pages = _RUN.unpack_from(record, len(record) - RUN_LENGTH)
         yield place, pages >> 1
     elif runs:
-        for run in map_of(record, runs).runs():
-            yield run.place, run.pages
+        yield from map_of(record, runs).places()
 
 
 def map_of(record: bytes, runs: int) -> ExtentMap:

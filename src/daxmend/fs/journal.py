@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MAGIC = b"DMFJ"
 _ENTRY = struct.Struct("<4sIQQQ")  # magic, length of the payload, generation, sequence, checksum
 _ALIGN = 8
+_MAX_LOOKS = 64  # times a copy's length, spent on what may be entries behind the end
 
 
 class Replay(NamedTuple):
@@ -42,16 +43,27 @@ class FsJournal:
         self.restart(generation)
 
     def restart(self, generation: int) -> None:
-        """Begin an empty log; what is on the medium is of another generation."""
+        """An empty log; what is on the medium is of another generation. `begin` comes next."""
         self._generation = generation
         self._end = 0
         self._sequence = 1
+        self._has_changes = False
         self._tail = b""  # the bytes of the last page before `_end`
 
     @property
     def is_empty(self) -> bool:
         """True if nothing was committed since the checkpoint."""
-        return self._sequence == 1
+        return not self._has_changes
+
+    def begin(self) -> None:
+        """Mark the generation as the one that counts, if it is not; durable on return.
+
+        The mark is an entry without changes. The superblock comes first: then the mark can say of
+        superblocks that are behind it that they are old, and of checkpoints that they never counted
+        (ADR 0006). Raises like `append`.
+        """
+        if self._sequence == 1:
+            self.append(b"")
 
     def has_room(self, length: int) -> bool:
         """True if an entry with a payload of `length` bytes fits."""
@@ -74,6 +86,7 @@ class FsJournal:
         self._end += len(entry)
         self._sequence += 1
         self._tail = data[align_down(len(data), PAGE) :]
+        self._has_changes = self._has_changes or bool(payload)
 
     def _pack(self, payload: bytes) -> bytes:
         checksum = _checksum(self._generation, self._sequence, payload)
@@ -99,6 +112,7 @@ class FsJournal:
             self._tail = bytes(log[align_down(extent.end, PAGE) :])
             self._end = extent.end
             self._sequence += 1
+            self._has_changes = self._has_changes or bool(payload)
         lost = self._what_is_lost(areas) or self._what_is_unreadable(areas)
         return Replay(payloads, damaged, lost, bytes(log))
 
@@ -117,16 +131,29 @@ class FsJournal:
     def _what_is_lost(self, areas: list[bytes]) -> str:
         """A later entry of this generation behind the end proves that one is missing."""
         for area in areas:
+            looked_at = 0
             at = area.find(_MAGIC, self._end)
             while at >= 0:
-                if at % _ALIGN == 0 and at + _ENTRY.size <= len(area):
-                    _, length, generation, sequence, checksum = _ENTRY.unpack_from(area, at)
-                    payload = area[at + _ENTRY.size : at + _ENTRY.size + length]
-                    is_later = generation == self._generation and sequence > self._sequence
-                    if is_later and _checksum(generation, sequence, payload) == checksum:
+                payload = self._later_payload(area, at) if at % _ALIGN == 0 else None
+                if payload is not None:
+                    _, _, generation, sequence, checksum = _ENTRY.unpack_from(area, at)
+                    if _checksum(generation, sequence, payload) == checksum:
                         return f"commits {self._sequence} to {sequence}, or more"
+                    looked_at += len(payload)
+                if looked_at > _MAX_LOOKS * len(area):  # somebody made them: no end of work
+                    return f"commit {self._sequence} and what came after it, if there was any"
                 at = area.find(_MAGIC, at + 1)
         return ""
+
+    def _later_payload(self, area: bytes, at: int) -> bytes | None:
+        """What would be the payload, if a later entry of this generation stands there."""
+        if at + _ENTRY.size > len(area):
+            return None
+        _, length, generation, sequence, _ = _ENTRY.unpack_from(area, at)
+        start = at + _ENTRY.size
+        if generation != self._generation or sequence <= self._sequence:
+            return None
+        return area[start : start + length] if start + length <= len(area) else None
 
     def _what_is_unreadable(self, areas: list[bytes]) -> str:
         """Where neither copy can be read nobody knows whether one more commit is there."""
@@ -155,3 +182,16 @@ class FsJournal:
 
 def _checksum(generation: int, sequence: int, payload: bytes) -> int:
     return xxh3_64_intdigest(payload, seed=(generation * 1_000_003 + sequence) & (2**64 - 1))
+
+
+def marked_generation(device: DaxDevice, areas: tuple[Extent, Extent]) -> int | None:
+    """The generation that `FsJournal.begin` marked last; None where no copy has a mark."""
+    mirror = Mirror(device, ([areas[0]], [areas[1]]))
+    found = []
+    for copy in COPIES:
+        page = mirror.read(copy, Extent(0, PAGE))
+        magic, length, generation, sequence, checksum = _ENTRY.unpack_from(page)
+        is_mark = (magic, length, sequence) == (_MAGIC, 0, 1)
+        if is_mark and _checksum(generation, sequence, b"") == checksum:
+            found.append(generation)
+    return max(found, default=None)

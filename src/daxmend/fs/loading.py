@@ -6,21 +6,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from daxmend.errors import CorruptionError, MediaError
 from daxmend.fs.change import unpack_changes
-from daxmend.fs.checkpoint import (
-    NO_RECORD,
-    Page,
-    Reading,
-    heal_checkpoint,
-    pages_for,
-    read_checkpoint,
-)
+from daxmend.fs.checkpoint import Reading, heal_checkpoint, read_checkpoint
 from daxmend.fs.finding import Finding, Invariant
-from daxmend.fs.inode import RecordHead
-from daxmend.fs.journal import FsJournal, Replay
+from daxmend.fs.journal import FsJournal, Replay, marked_generation
 from daxmend.fs.mirror import COPIES, Mirror
+from daxmend.fs.record import load_records
+from daxmend.fs.rescan import Rescan, rescan
 from daxmend.fs.state import State
 from daxmend.fs.superblock import (
     Superblock,
+    is_of_another_size,
     read_superblock,
     superblock_mirror,
     write_superblock,
@@ -49,9 +44,11 @@ class Loaded(NamedTuple):
             pages = sum(1 for each, _ in self.reading.damaged if each == copy)
             if pages:
                 found.append(("checkpoint", copy, f"{pages} damaged pages"))
-            entries = sum(1 for each, _ in self.replay.damaged if each == copy)
-            if entries:
-                found.append(("journal", copy, f"{entries} damaged entries"))
+            entries = [extent for each, extent in self.replay.damaged if each == copy]
+            if len(entries) == 1 and entries[0].end == len(self.replay.log):
+                found.append(("journal", copy, "lacks the last commit, as after a stop"))
+            elif entries:
+                found.append(("journal", copy, f"{len(entries)} damaged entries"))
         return found
 
     def heal(self, device: DaxDevice) -> None:
@@ -73,59 +70,55 @@ class Loaded(NamedTuple):
 def load(device: DaxDevice) -> Loaded:
     """Read everything; changes nothing.
 
-    Raises `CorruptionError` or `UnsupportedError` where no superblock proves itself.
+    Where no superblock counts, what a search of the device finds, and a loss that says so. Raises
+    `CorruptionError` where that finds nothing, or the device has another size than it had;
+    `UnsupportedError` for another version of the format.
     """
-    superblock, stale = read_superblock(device)
+    losses: list[Finding] = []
+    superblock, stale, reading = _find_checkpoint(device, losses)
     checkpoint = Mirror(device, superblock.checkpoint)
     journal = FsJournal(device, superblock.journal, superblock.generation)
-    losses: list[Finding] = []
-    reading = _read_checkpoint(checkpoint, superblock, losses)
     state = State()
     state.next_ino = superblock.next_ino
-    _load_records(state, reading.pages, losses)
+    is_found = bool(losses)
+    load_records(state, reading.pages, losses)
+    if is_found:
+        state.next_ino = max([state.next_ino, *(ino + 1 for ino in state.inos())])
     replay = journal.read()
     _replay(state, replay, losses)
     return Loaded(superblock, stale, checkpoint, reading, journal, replay, state, losses)
 
 
-def _read_checkpoint(mirror: Mirror, superblock: Superblock, losses: list[Finding]) -> Reading:
-    length = superblock.checkpoint_length
-    if pages_for(length) > mirror.length:
-        losses.append(Finding(Invariant.CHECKPOINT, f"{length} bytes do not fit into its extents"))
-        return Reading([], [])
-    return read_checkpoint(mirror, length, superblock.generation)
+def _find_checkpoint(
+    device: DaxDevice, losses: list[Finding]
+) -> tuple[Superblock, list[tuple[int, str]], Reading]:
+    """By the superblock; or, where none counts, by a search, which is a loss."""
+    try:
+        superblock, stale = read_superblock(device)
+    except CorruptionError as error:
+        if is_of_another_size(error):
+            raise
+        return _found(rescan(device, error), losses)
+    checkpoint = Mirror(device, superblock.checkpoint)
+    reading = read_checkpoint(checkpoint, superblock.checkpoint_length, superblock.generation)
+    marked = marked_generation(device, superblock.journal)
+    is_old = marked is not None and marked > superblock.generation
+    leads_nowhere = marked not in (None, superblock.generation) and not any(reading.pages)
+    if not is_old and not leads_nowhere:
+        return superblock, stale, reading
+    reason = CorruptionError("superblock", 0, "generation", marked, superblock.generation)
+    try:
+        return _found(rescan(device, reason), losses)
+    except CorruptionError:
+        losses.append(Finding(Invariant.SUPERBLOCK, f"what the journal marked is lost: {reason}"))
+        return superblock, stale, reading
 
 
-def _load_records(state: State, pages: list[Page | None], losses: list[Finding]) -> None:
-    """Cut the stream of pages into records; those that a lost page cuts are lost."""
-    stream = bytearray()
-    is_in_step = True
-    for index, page in enumerate(pages):
-        if page is None:
-            what = f"both copies of page {index} of the checkpoint, and inodes with it"
-            losses.append(Finding(Invariant.CHECKPOINT, f"lost: {what}"))
-            _cut_records(state, bytes(stream), losses, is_cut=True)
-            stream.clear()
-            is_in_step = False
-        elif is_in_step:
-            stream += page.payload
-        elif page.first_record != NO_RECORD:
-            stream += page.payload[page.first_record :]
-            is_in_step = True
-    _cut_records(state, bytes(stream), losses, is_cut=False)
-
-
-def _cut_records(state: State, stream: bytes, losses: list[Finding], *, is_cut: bool) -> None:
-    at = 0
-    while at < len(stream):
-        try:
-            head = RecordHead.unpack_from(stream, at)
-        except CorruptionError as error:
-            if not is_cut:
-                losses.append(Finding(Invariant.RECORD, str(error)))
-            return
-        state.add_record(head, stream[at : at + head.length])
-        at += head.length
+def _found(
+    found: Rescan, losses: list[Finding]
+) -> tuple[Superblock, list[tuple[int, str]], Reading]:
+    losses.append(Finding(Invariant.SUPERBLOCK, found.text))
+    return found.superblock, [], found.reading
 
 
 def _replay(state: State, replay: Replay, losses: list[Finding]) -> None:

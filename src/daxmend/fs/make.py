@@ -11,17 +11,16 @@ from daxmend.errors import UsageError
 from daxmend.extent import Extent
 from daxmend.fs.checkpoint import write_checkpoint
 from daxmend.fs.inode import FIRST_INO, ROOT_INO, Attributes, Inode
+from daxmend.fs.journal import FsJournal
 from daxmend.fs.mirror import Mirror
-from daxmend.fs.superblock import Superblock, write_superblock
-from daxmend.units import KIB, MIB, PAGE, align_down, format_size
+from daxmend.fs.superblock import Superblock, journal_places, write_superblock
+from daxmend.units import MIB, PAGE, format_size
 
 if TYPE_CHECKING:
     from daxmend.dax.api import DaxDevice
 
 MIN_SIZE = MIB  # of the device
 _CHECKPOINT = 16 * PAGE  # of one copy, to begin with
-_MIN_JOURNAL = 64 * KIB
-_MAX_JOURNAL = 16 * MIB
 
 
 def make_file_system(device: DaxDevice, *, uid: int = 0, gid: int = 0, mode: int = 0o755) -> None:
@@ -35,9 +34,7 @@ def make_file_system(device: DaxDevice, *, uid: int = 0, gid: int = 0, mode: int
             f"there are {format_size(device.size)}"
         )
     now = time.time_ns()
-    journal = min(max(align_down(device.size // 128, PAGE), _MIN_JOURNAL), _MAX_JOURNAL)
-    end = align_down(device.size, PAGE)
-    journals = (Extent(PAGE, journal), Extent(end - PAGE - journal, journal))
+    journals = journal_places(device.size)
     copies = (
         (Extent(journals[0].end, _CHECKPOINT),),
         (Extent(journals[1].offset - _CHECKPOINT, _CHECKPOINT),),
@@ -61,3 +58,4 @@ def make_file_system(device: DaxDevice, *, uid: int = 0, gid: int = 0, mode: int
             copies,
         ),
     )
+    FsJournal(device, journals, generation).begin()

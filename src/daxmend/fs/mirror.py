@@ -55,22 +55,9 @@ class Mirror:
         result = bytearray()
         for extent in self.device_extents(copy, within):
             for offset in range(extent.offset, extent.end, MIB):
-                result += self._read_piece(Extent(offset, min(MIB, extent.end - offset)))
+                piece = Extent(offset, min(MIB, extent.end - offset))
+                result += read_pages(self._device, piece)
         return result
-
-    def _read_piece(self, extent: Extent) -> bytes:
-        try:
-            data = io.read(self._device, extent)
-            if len(data) == extent.length:
-                return data
-        except MediaError:
-            pass  # page by page, below
-        if extent.length == PAGE:
-            return bytes(PAGE)
-        return b"".join(
-            self._read_piece(Extent(offset, PAGE))
-            for offset in range(extent.offset, extent.end, PAGE)
-        )
 
     def write(self, copy: int, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write whole pages of one copy, which heals what is bad there; durable after a fence.
@@ -83,3 +70,19 @@ class Mirror:
             if done < extent.length:
                 raise MediaError(self._device.name, extent.offset + done, extent.length - done)
             rest = rest[extent.length :]
+
+
+def read_pages(device: DaxDevice, extent: Extent) -> bytes:
+    """The bytes of whole pages of the device; pages that cannot be read are zeros."""
+    try:
+        data = io.read(device, extent)
+        if len(data) == extent.length:
+            return data
+    except MediaError:
+        pass  # page by page, below
+    if extent.length == PAGE:
+        return bytes(PAGE)
+    return b"".join(
+        read_pages(device, Extent(offset, PAGE))
+        for offset in range(extent.offset, extent.end, PAGE)
+    )

@@ -11,12 +11,12 @@ from daxmend.events import FileDamaged
 from daxmend.extent import Extent
 from daxmend.fs.change import Change, InodeGone, Mapped, NameGone, NameSet, Unmapped
 from daxmend.fs.core import Core
+from daxmend.fs.extentmap import Run
 from daxmend.units import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from daxmend.fs.extentmap import Run
     from daxmend.fs.state import State
 
 _MAX_CHANGED = 256  # files that are asked themselves before the index is made again
@@ -49,8 +49,10 @@ class _PlaceIndex:
     def __init__(self, state: State) -> None:
         self._state = state
         self._changed: set[int] | None = None  # inodes that the index is wrong about
-        self._places = array("Q")
-        self._rows: list[tuple[int, Run]] = []
+        self._places = array("Q")  # of each run, in order; the other columns follow it
+        self._inos = array("Q")
+        self._pgoffs = array("Q")
+        self._counts = array("Q")  # pages, times two; plus one if written
 
     def note(self, ino: int) -> None:
         """The mapping of an inode is about to change."""
@@ -65,24 +67,29 @@ class _PlaceIndex:
         found = [(ino, run) for ino, run in self._indexed(first, end) if ino not in changed]
         for ino in changed:
             if ino in self._state:
-                for run in self._state.inode(ino).map.runs():
-                    if run.place < end and run.place + run.pages > first:
-                        found.append((ino, run))
+                found += [(ino, run) for run in self._state.inode(ino).map.at_places(first, end)]
         return sorted(found, key=lambda row: row[1].place)
 
     def _indexed(self, first: int, end: int) -> Iterator[tuple[int, Run]]:
         index = max(bisect_right(self._places, first) - 1, 0)
-        while index < len(self._rows) and self._rows[index][1].place < end:
-            ino, run = self._rows[index]
+        while index < len(self._places) and self._places[index] < end:
+            count = self._counts[index]
+            run = Run(self._pgoffs[index], self._places[index], count >> 1, bool(count & 1))
             if run.place + run.pages > first:
-                yield ino, run
+                yield self._inos[index], run
             index += 1
 
     def _make(self) -> set[int]:
-        rows = [(ino, run) for ino, runs in self._state.iter_maps() for run in runs.runs()]
-        rows.sort(key=lambda row: row[1].place)
-        self._rows = rows
-        self._places = array("Q", [run.place for _, run in rows])
+        columns = tuple(array("Q") for _ in range(4))
+        for ino, runs in self._state.iter_maps():
+            pgoffs, places, counts = runs.columns()
+            inos = array("Q", [ino]) * len(places)
+            for column, more in zip(columns, (places, inos, pgoffs, counts), strict=True):
+                column.extend(more)
+        order = sorted(range(len(columns[0])), key=columns[0].__getitem__)
+        self._places, self._inos, self._pgoffs, self._counts = (
+            array("Q", map(column.__getitem__, order)) for column in columns
+        )
         self._changed = set()
         return self._changed
 
@@ -147,7 +154,7 @@ class Owners(Core):
             parts: list[bytes] = []
             while ino != self.root:
                 found = self._paths.get(ino)
-                if found is None:
+                if found is None or len(parts) > len(self._paths):  # a ring has no way to the root
                     return b""
                 ino = found[0]
                 parts.append(found[1])

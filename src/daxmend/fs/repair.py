@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from daxmend.errors import CorruptionError
 from daxmend.extent import Extent, ExtentSet
-from daxmend.fs.check import MAX_SIZE, check, is_name, metadata_extents
-from daxmend.fs.extentmap import ExtentMap, Run
+from daxmend.fs.check import MAX_SIZE, MOST, check_loaded, is_name, metadata_extents
+from daxmend.fs.extentmap import ExtentMap, Run, joined
 from daxmend.fs.filesystem import FileSystem
 from daxmend.fs.finding import Finding, Invariant
-from daxmend.fs.inode import FIRST_INO, ROOT_INO, Attributes, Inode
+from daxmend.fs.inode import FIRST_INO, MAX_INO, ROOT_INO, Attributes, Inode
 from daxmend.fs.loading import Loaded, load
 from daxmend.fs.state import State
 from daxmend.units import PAGE
@@ -39,45 +39,62 @@ class Plan(NamedTuple):
 def plan_repair(device: DaxDevice) -> Plan:
     """Look for everything that is wrong, and for what can be done about it; changes nothing.
 
-    Raises what `check` raises: without a superblock there is nothing to repair from.
+    Raises what `load` raises: then there is nothing to repair from.
     """
-    findings = list(check(device))
     loaded = load(device)
+    findings = list(check_loaded(device, loaded))
     steps = [
         f"rewrite copy {copy} of the {structure} from the other ({reason})"
         for structure, copy, reason in loaded.damage()
     ]
-    steps += [f"go on without what is lost: {loss.text}" for loss in loaded.losses]
+    steps += [
+        f"write both superblocks anew: {loss.text}"
+        if loss.invariant is Invariant.SUPERBLOCK
+        else f"go on without what is lost: {loss.text}"
+        for loss in loaded.losses
+    ]
     mender = _Mender(loaded)
     mender.mend(ExtentSet(PAGE, (extent for _, extent in metadata_extents(device, loaded))), device)
     repaired = loaded._replace(state=mender.state(), losses=[])
-    return Plan(findings, steps + mender.steps, repaired)
+    return Plan(findings, steps + mender.all_steps(), repaired)
 
 
 def apply_repair(device: DaxDevice, plan: Plan) -> None:
     """Write what the plan says; durable on return. To be followed by a check."""
     if plan.steps:
         fs = FileSystem(device, commits_each=True, loaded=plan.repaired)
-        fs.checkpoint()
-        fs.tidy()  # what of the old metadata cannot be read is cleared now that it is not needed
-        fs.close()
+        try:
+            fs.checkpoint()
+            fs.tidy()  # what of the old metadata cannot be read is cleared: it is not needed
+        finally:
+            fs.close()
 
 
 class _Mender:
-    """All inodes as objects, changed until the invariants hold; `steps` says how."""
+    """All inodes as objects, changed until the invariants hold; `all_steps` says how."""
 
     def __init__(self, loaded: Loaded) -> None:
-        self.steps: list[str] = []
+        self._steps: dict[Invariant, list[str]] = {}
+        self._more: Counter[Invariant] = Counter()  # steps that are not said one by one
         self._inodes: dict[int, Inode] = {}
         for ino in loaded.state.inos():
             try:
-                self._inodes[ino] = loaded.state.inode(ino)
+                self._inodes[ino] = loaded.state.raw_inode(ino)
             except CorruptionError as error:
                 self._step(Invariant.RECORD, f"drop inode {ino}, which is not whole ({error})")
         self._next_ino = loaded.state.next_ino
 
     def _step(self, invariant: Invariant, text: str) -> None:
-        self.steps.append(f"{invariant}: {text}")
+        steps = self._steps.setdefault(invariant, [])
+        if len(steps) < MOST:
+            steps.append(f"{invariant}: {text}")
+        else:
+            self._more[invariant] += 1
+
+    def all_steps(self) -> list[str]:
+        """What was done, by invariant; of each kind the first and the number of the others."""
+        said = [step for steps in self._steps.values() for step in steps]
+        return said + [f"{invariant}: {count} more" for invariant, count in self._more.items()]
 
     def state(self) -> State:
         """The mended state.
@@ -111,7 +128,8 @@ class _Mender:
         return inode is not None and stat.S_ISDIR(inode.attributes.mode)
 
     def _mend_numbers(self) -> None:
-        for ino in [i for i in self._inodes if i < FIRST_INO and i != ROOT_INO]:
+        is_given = range(FIRST_INO, MAX_INO).__contains__
+        for ino in [i for i in self._inodes if not is_given(i) and i != ROOT_INO]:
             self._step(Invariant.NUMBER, f"drop inode {ino}, whose number is never given")
             del self._inodes[ino]
         wanted = max([FIRST_INO, *(ino + 1 for ino in self._inodes)])
@@ -137,9 +155,11 @@ class _Mender:
         """Of two files that have the same page the one with the lower number keeps it."""
         for ino in sorted(self._inodes):
             inode = self._inodes[ino]
+            if _take_places(inode, used, size):
+                continue
             kept = ExtentMap()
             end = 0
-            for run in list(inode.map.runs()):
+            for run in inode.map.runs():
                 place = Extent(run.place * PAGE, run.pages * PAGE)
                 is_possible = run.pages and run.pgoff >= end and place.end <= size
                 is_possible = is_possible and stat.S_ISREG(inode.attributes.mode)
@@ -276,3 +296,19 @@ class _Mender:
             if wanted != size:
                 self._step(Invariant.SIZE, f"the size of inode {ino} becomes {wanted}")
                 self._set(inode, size=wanted)
+
+
+def _take_places(inode: Inode, used: ExtentSet, size: int) -> bool:
+    """Add all places of an inode to those in use, if it can have every one of them."""
+    if not len(inode.map):
+        return True
+    if not stat.S_ISREG(inode.attributes.mode) or not inode.map.is_ascending(size // PAGE):
+        return False
+    own = ExtentSet(PAGE)
+    for place, pages in joined(inode.map.places()):
+        extent = Extent(place * PAGE, pages * PAGE)
+        if used.overlaps(extent) or own.overlaps(extent):
+            return False
+        own.add(extent)
+    used.update(own)
+    return True

@@ -125,6 +125,11 @@ class Space:
         self._free.add(extent)
         self.free_length += extent.length
 
+    def claim(self, extent: Extent) -> None:
+        """Allocate pages that are known to be free."""
+        self._free.discard(extent)
+        self.free_length -= extent.length
+
     def free(self, extent: Extent) -> None:
         """Pages that a change freed: they can be allocated after `settle`."""
         self._freed.add(extent)

@@ -22,10 +22,19 @@ from daxmend.fs.change import (
     XattrSet,
 )
 from daxmend.fs.extentmap import ExtentMap, Run
-from daxmend.fs.inode import NO_GAP, Attributes, Inode, RecordHead, map_of, places_of
+from daxmend.fs.inode import (
+    MAX_INO,
+    NAME_MAX,
+    NO_GAP,
+    Attributes,
+    Inode,
+    RecordHead,
+    map_of,
+    places_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 class State:
@@ -57,15 +66,29 @@ class State:
         self.records_length += inode.record_length
 
     def inode(self, ino: int) -> Inode:
-        """The inode. Raises ESTALE if there is none."""
+        """The inode. Raises ESTALE if there is none, `CorruptionError` if its runs cannot be."""
         inode = self.live.get(ino)
         if inode is None:
-            record = self._records.get(ino)
-            if record is None:
-                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-            inode = self.live[ino] = Inode.unpack(record)
+            inode = self._unpacked(ino)
+            if not inode.map.is_ascending():
+                raise CorruptionError("inode record", 0, f"runs of inode {ino}", "ascending", "not")
+            self.live[ino] = inode
             del self._records[ino]
         return inode
+
+    def raw_inode(self, ino: int) -> Inode:
+        """For a check: the inode, whatever its runs are. Raises like `inode`."""
+        inode = self.live.get(ino)
+        if inode is None:
+            inode = self.live[ino] = self._unpacked(ino)
+            del self._records[ino]
+        return inode
+
+    def _unpacked(self, ino: int) -> Inode:
+        record = self._records.get(ino)
+        if record is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return Inode.unpack(record)
 
     def inos(self) -> list[int]:
         """The numbers of all inodes."""
@@ -89,8 +112,7 @@ class State:
     def iter_places(self) -> Iterator[tuple[int, int]]:
         """Place and number of pages of every run of every inode."""
         for inode in self.live.values():
-            for run in inode.map.runs():
-                yield run.place, run.pages
+            yield from inode.map.places()
         for record in self._records.values():
             yield from places_of(record)
 
@@ -112,18 +134,18 @@ class State:
             yield inode.pack()
         yield from self._records.values()
 
-    def apply(self, change: Change) -> list[Run]:
-        """Let a change take effect; returns the runs of pages that it freed.
+    def apply(self, change: Change) -> Iterable[Run]:
+        """Let a change take effect; returns the runs of pages that it freed, to be used at once.
 
         Raises `CorruptionError` for one that does not fit, which only a damaged journal can hold.
         """
         try:
             return self._apply(change)
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, ValueError) as error:
             what = f"{type(change).__name__} for {change}"
             raise CorruptionError("journal", 0, what, "a change that fits", repr(error)) from None
 
-    def _apply(self, change: Change) -> list[Run]:
+    def _apply(self, change: Change) -> Iterable[Run]:
         if isinstance(change, InodeSet):
             self._set_attributes(change.attributes)
             return []
@@ -131,16 +153,19 @@ class State:
             inode = self.inode(change.ino)
             self.records_length -= inode.record_length
             del self.live[change.ino]
-            return list(inode.map.runs())
+            return inode.map.runs()
         inode = self.inode(change.parent if isinstance(change, NameSet | NameGone) else change.ino)
         self.records_length -= inode.record_length
         inode.record = None
-        freed = _change_inode(inode, change)
-        self.records_length += inode.record_length
-        return freed
+        try:
+            return _change_inode(inode, change)
+        finally:
+            self.records_length += inode.record_length
 
     def _set_attributes(self, attributes: Attributes) -> None:
         ino = attributes.ino
+        if ino >= MAX_INO:
+            raise ValueError(f"there is no inode {ino}")
         if ino in self:
             inode = self.inode(ino)
             inode.attributes = attributes
@@ -152,11 +177,16 @@ class State:
         self.next_ino = max(self.next_ino, ino + 1)
 
 
-def _change_inode(inode: Inode, change: Change) -> list[Run]:
-    """All changes of one inode but its attributes; returns the freed runs."""
-    freed: list[Run] = []
+def _change_inode(inode: Inode, change: Change) -> Iterable[Run]:
+    """All changes of one inode but its attributes; returns the freed runs.
+
+    Raises `ValueError` for numbers that cannot be.
+    """
+    freed: Iterable[Run] = ()
     match change:
         case NameSet(_, ino, kind, name):
+            if len(name) > NAME_MAX or stat.S_IFMT(kind) != kind:
+                raise ValueError("no name, or of no type")
             inode.set_name(name, ino, kind)
         case NameGone(_, name):
             inode.drop_name(name)
@@ -167,6 +197,8 @@ def _change_inode(inode: Inode, change: Change) -> list[Run]:
         case Written(_, first, end):
             inode.map.mark_written(first, end)
         case XattrSet(_, name, value):
+            if len(name) > NAME_MAX:
+                raise ValueError("no name")
             inode.set_xattr(name, value)
         case XattrGone(_, name):
             inode.drop_xattr(name)

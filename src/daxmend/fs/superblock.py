@@ -14,13 +14,16 @@ from xxhash import xxh3_64_intdigest
 from daxmend.errors import CorruptionError, MediaError, UnsupportedError
 from daxmend.extent import Extent
 from daxmend.fs.mirror import COPIES, Mirror
-from daxmend.units import PAGE
+from daxmend.units import KIB, MIB, PAGE, align_down, is_aligned
 
 if TYPE_CHECKING:
     from daxmend.dax.api import DaxDevice
 
 FS_VERSION = 1
 MAX_EXTENTS = 100  # of one copy of the checkpoint
+MAX_NUMBER = 1 << 63  # of an inode or a generation, and above all that are ever given
+_MIN_JOURNAL = 64 * KIB
+_MAX_JOURNAL = 16 * MIB
 
 _MAGIC = b"DMFILES\0"
 _PREFIX = struct.Struct("<8sII")
@@ -103,6 +106,13 @@ class Superblock(NamedTuple):
         )
 
 
+def journal_places(size: int) -> tuple[Extent, Extent]:
+    """Where the two copies of the journal lie on a device of `size` bytes."""
+    length = min(max(align_down(size // 128, PAGE), _MIN_JOURNAL), _MAX_JOURNAL)
+    end = align_down(size, PAGE)
+    return Extent(PAGE, length), Extent(end - PAGE - length, length)
+
+
 def superblock_mirror(device: DaxDevice) -> Mirror:
     """Where the two copies lie."""
     return Mirror(device, ([Extent(0, PAGE)], [Extent(device.size - PAGE, PAGE)]))
@@ -111,7 +121,8 @@ def superblock_mirror(device: DaxDevice) -> Mirror:
 def read_superblock(device: DaxDevice) -> tuple[Superblock, list[tuple[int, str]]]:
     """The newest superblock that proves itself, and the copies that do not hold it, with why.
 
-    Raises `CorruptionError` if there is none, `UnsupportedError` if one is of another version.
+    Raises `CorruptionError` if there is none, or the newest is of a device of another size;
+    `UnsupportedError` if one is of another version.
     """
     found: dict[int, Superblock] = {}
     reasons: dict[int, CorruptionError] = {}
@@ -119,16 +130,55 @@ def read_superblock(device: DaxDevice) -> tuple[Superblock, list[tuple[int, str]
     for copy in COPIES:
         page = bytes(mirror.read(copy, Extent(0, PAGE)))
         try:
-            found[copy] = Superblock.unpack(page, mirror.copies[copy][0].offset)
+            place = mirror.copies[copy][0].offset
+            found[copy] = Superblock.unpack(page, place)
+            _validate(found[copy], place)
         except CorruptionError as error:
+            found.pop(copy, None)
             reasons[copy] = error
     if not found:
         raise reasons[0]
     best = max(found.values(), key=lambda each: each.generation)
     if best.size != device.size:
-        raise CorruptionError("superblock", 0, "size", device.size, best.size)
+        raise CorruptionError(
+            "superblock", 0, _SIZE_FIELD, device.size, best.size, "the device was cut, or grew"
+        )
     stale = [(copy, "is behind") for copy, each in found.items() if each != best]
     return best, stale + [(copy, str(error)) for copy, error in reasons.items()]
+
+
+_SIZE_FIELD = "size of the device"
+
+
+def is_of_another_size(error: CorruptionError) -> bool:
+    """True if `read_superblock` raised because the device is not the one that was made."""
+    return error.field == _SIZE_FIELD
+
+
+def _validate(superblock: Superblock, offset: int) -> None:
+    """Raise `CorruptionError` where the numbers cannot be, whoever wrote them."""
+    room = (sum(extent.length for extent in copy) for copy in superblock.checkpoint)
+    limits = {
+        "generation": MAX_NUMBER - 1,
+        "next_ino": MAX_NUMBER - 1,
+        "checkpoint_length": min(room),
+    }
+    for field, limit in limits.items():
+        number = getattr(superblock, field)
+        if number > limit:
+            raise CorruptionError("superblock", offset, field, f"at most {limit}", number)
+    length = superblock.journal[0].length
+    if length > _MAX_JOURNAL:
+        raise CorruptionError("superblock", offset, "journal_length", _MAX_JOURNAL, length)
+    end = PAGE
+    copies = (superblock.journal, *superblock.checkpoint)
+    for extent in sorted(extent for copy in copies for extent in copy):
+        is_whole = is_aligned(extent.offset, PAGE) and is_aligned(extent.length, PAGE)
+        if not is_whole or not extent.length or extent.offset < end:
+            raise CorruptionError("superblock", offset, "extents", "apart, whole pages", extent)
+        end = extent.end
+    if end > align_down(superblock.size, PAGE) - PAGE:
+        raise CorruptionError("superblock", offset, "extents", "on the device", f"up to {end}")
 
 
 def write_superblock(device: DaxDevice, superblock: Superblock) -> list[int]:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import mmap
 import os
+import stat
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -42,12 +43,18 @@ class Backing:
     """
 
     def __init__(
-        self, fd: int, name: str, durability: Durability, *, writable: bool = True
+        self,
+        fd: int,
+        name: str,
+        durability: Durability,
+        *,
+        writable: bool = True,
+        size: int | None = None,  # where the system does not say it: of a character device
     ) -> None:
         self.fd = fd
         self.name = name
         self.is_writable = writable
-        self.size = os.fstat(fd).st_size
+        self.size = size or os.lseek(fd, 0, os.SEEK_END)
         self.durability = durability
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         self.memory = mmap.mmap(fd, self.size, mmap.MAP_SHARED, protection)
@@ -162,7 +169,7 @@ class Backing:
 
     def explain(self, offset: int, length: int) -> OSError:
         """What to raise for an access to the file's own bytes that faulted."""
-        if offset >= os.fstat(self.fd).st_size:
+        if stat.S_ISREG(os.fstat(self.fd).st_mode) and offset >= os.fstat(self.fd).st_size:
             return TruncatedError(
                 self.name, offset, length, hint="the file shrank while it was in use; restore it"
             )

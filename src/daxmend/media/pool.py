@@ -26,7 +26,7 @@ from daxmend.media.backing import Backing, Durability
 from daxmend.media.journal import Repair, format_journal
 from daxmend.units import CACHELINE, CLEAR_UNIT, KIB, MAX_OFFSET, MIB, PAGE, SECTOR, align_up
 
-POOL_VERSION = 1
+POOL_VERSION = 2  # 1: until the file system and tables; its journals had other entries
 
 _MAGIC = b"DAXMEND\0"
 _BODY = struct.Struct("<8sII16sQIIIIQQQQQQQ")
@@ -54,6 +54,7 @@ class Content(IntEnum):
 
     RAW = 1
     FS = 2
+    TABLE = 3  # a mapped device's table text; the device is elsewhere (format.md §7)
 
 
 class MediumKind(StrEnum):
@@ -378,8 +379,7 @@ def _read_header(fd: int, path: Path) -> tuple[Header, list[Repair]]:
     """The header from the first copy that proves itself, and which copy does not."""
     if not any(_has_magic(fd, offset) for offset in _COPIES):
         raise UsageError(
-            f"{path} is not a daxmend pool; make one with: "
-            f"daxmend create {path}.pool --size 1G --raw"
+            f"{path} is not a daxmend pool; make one with: daxmend create {path}.pool --size 1G"
         )
     headers: dict[int, Header] = {}
     failures: list[tuple[int, CorruptionError]] = []
@@ -395,7 +395,11 @@ def _read_header(fd: int, path: Path) -> tuple[Header, list[Repair]]:
     if unsupported is not None:  # beside a copy of ours too: somebody's upgrade was interrupted
         raise unsupported
     if not headers:
-        raise failures[0][1]
+        first = failures[0][1]
+        hint = "its other copy is damaged, too; restore the pool from a copy"
+        raise CorruptionError(
+            first.structure, first.offset, first.field, first.expected, first.got, hint
+        )
     repairs = [Repair(copy, f"its {error.field} is wrong") for copy, error in failures]
     return next(iter(headers.values())), repairs
 

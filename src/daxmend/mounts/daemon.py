@@ -24,7 +24,13 @@ from daxmend.mounts.devicemount import DeviceMount
 from daxmend.mounts.filesystem import FileSystemMount
 from daxmend.mounts.option import MountOptions
 from daxmend.mounts.raw import RawMount
-from daxmend.stack import PmemDevice, has_filesystem, open_device, open_filesystem
+from daxmend.stack import (
+    PoolDevice,
+    has_filesystem,
+    make_volatile_filesystem,
+    open_device,
+    open_filesystem,
+)
 
 SUBTYPE = "daxmend"
 
@@ -86,6 +92,8 @@ def serve(
     events, attached = EventHub(), list[Event]()
     end_of_attach = events.subscribe(attached.append)
     with contextlib.closing(open_device(pool.absolute(), events=events)) as device:
+        if not raw:
+            make_volatile_filesystem(device)
         _check_content(device, raw, mountpoint)
         device.allows_recovery = options.recovery is not Recovery.NEVER  # for every way to write
         _say(device.notices)
@@ -101,7 +109,7 @@ def serve(
             _serve_handler(device, files, mountpoint)
 
 
-def _check_content(device: PmemDevice, raw: bool, mountpoint: Path) -> None:
+def _check_content(device: PoolDevice, raw: bool, mountpoint: Path) -> None:
     """Raise `UsageError` with the command that fits, if this one does not."""
     if raw and has_filesystem(device):
         raise UsageError(
@@ -118,7 +126,7 @@ def _say(notices: Iterable[str]) -> None:
         sys.stderr.write(f"daxmend: {notice}\n")
 
 
-def _serve_handler(device: PmemDevice, handler: DeviceMount, mountpoint: Path) -> None:
+def _serve_handler(device: PoolDevice, handler: DeviceMount, mountpoint: Path) -> None:
     fd = mount(mountpoint, fsname=str(device.pool.path), subtype=SUBTYPE)
     session = Session(fd, handler)
     device.pool.set_owner(str(mountpoint))

@@ -156,13 +156,15 @@ class FileData(FileSpace):
             try:
                 size = min(length - done, _COPY_PIECE)
                 data = memoryview(self._fs.read(nodeid_in, off_in + done, size))
+                if not data:  # the end
+                    break
                 count = self._writes.write(fh_out, target, off_out + done, data)
             except OSError:
                 if done == 0:
                     raise
                 break
             done += count
-            if count == 0 or count < len(data):
+            if count < len(data):
                 break
         if self._device_opens:
             self._show_on_device(nodeid_out, Extent(off_out, done))

@@ -353,6 +353,15 @@ class PmemDevice:
         if extent.length:
             self.events.publish(ScrubDone(extent, found))
 
+    def iter_stored(self, extent: Extent) -> Iterator[Extent]:
+        """See `SparseDevice`."""
+        check_bounds(extent, self.size, self.name)
+        base = self.pool.header.layout.data.offset
+        at = base + extent.offset
+        while (data := self.pool.backing.next_data(at, base + extent.end)) is not None:
+            yield data.shifted(-base)
+            at = data.end
+
     def _record_found(self, extent: Extent) -> int:
         """Enter the latent poison of the range; returns how many bytes were new to the record."""
         sectors = ExtentSet(SECTOR)

@@ -8,6 +8,7 @@ from daxmend.rescue.recovery_range import (
     BusError,
     IoFailure,
     MappedRange,
+    consume_fault,
     narrow_range,
     recovery_range,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "PoolTarget",
     "Range",
     "Target",
+    "consume_fault",
     "locate",
     "narrow_range",
     "open_device_target",

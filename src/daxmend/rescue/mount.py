@@ -17,7 +17,14 @@ from daxmend.extent import Extent, check_bounds, format_badblocks, parse_badbloc
 from daxmend.faults import Fault, FaultKind
 from daxmend.fs import Finding, Invariant, Plan
 from daxmend.host.fileioctl import iter_extents
-from daxmend.rescue.target import CONTROL_DIRECTORY, FileExtent, FilePlaces, Range, inner_path
+from daxmend.rescue.target import (
+    CONTROL_DIRECTORY,
+    FileExtent,
+    FilePlaces,
+    Range,
+    inner_path,
+    is_no_file,
+)
 from daxmend.units import CACHELINE
 
 _LINES_A_WRITE = 1000  # well below the size of one request, so that none is cut inside a line
@@ -62,10 +69,13 @@ class MountTarget:
 
     def find_file(self, path: bytes) -> FilePlaces:
         """See `DeviceTarget`."""
+        if self.content != "fs":
+            raise UsageError(f"{self.name} shows a raw device, without a file system")
         try:
             with _opened_below(self._mountpoint, path) as fd:
-                if not stat.S_ISREG(os.fstat(fd).st_mode):
-                    raise UsageError(f"{self._path_of(path)} is no regular file")
+                mode = os.fstat(fd).st_mode
+                if not stat.S_ISREG(mode):
+                    raise is_no_file(self._path_of(path), mode, str(self._mountpoint))
                 # Opening anew, because the file itself never was: a FIFO would wait, for one.
                 reader = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
                 try:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from daxmend.host.mountprobe import MountState, probe_mount
 from daxmend.rescue.file import FileTarget
 from daxmend.rescue.mount import MountTarget
 from daxmend.rescue.pool import PoolTarget
-from daxmend.rescue.target import CONTROL_DIRECTORY, DeviceTarget, Target
+from daxmend.rescue.target import CONTROL_DIRECTORY, DeviceTarget, Target, is_no_file
 from daxmend.stack import is_pool, read_owner
 
 _FILE_SYSTEM_TYPE = "fuse.daxmend"
@@ -51,22 +52,23 @@ def open_device_target(named: str | os.PathLike[str], *, writable: bool = False)
 def _open(named: str | os.PathLike[str], *, writable: bool) -> tuple[DeviceTarget, bytes | None]:
     """The device, and the path of a file in its file system, or None."""
     name = os.fspath(named)
-    mount = _find_mount_of(name)
+    mount = find_own_mount(name)
     if mount is not None:
         return _open_on_mount(mount, name, writable=writable)
-    split = None if os.path.lexists(name) else _split(name)
+    split = None if os.path.lexists(name) else split_name(name)
     if split is None:
         return _open_pool(Path(name), writable=writable), None
     pool, path = split
     return _open_pool(Path(pool), writable=writable), path
 
 
-def _find_mount_of(name: str) -> Mount | None:
+def find_own_mount(name: str) -> Mount | None:
+    """The daxmend mount that holds `name`, existing or not; nothing on it is touched."""
     mount = find_mount_of(name)
     return mount if mount is not None and mount.fstype == _FILE_SYSTEM_TYPE else None
 
 
-def _split(name: str) -> tuple[str, bytes] | None:
+def split_name(name: str) -> tuple[str, bytes] | None:
     """A pool and a path in it: cut where what is before the cut is a file."""
     at = name.find(_BEFORE_PATH)
     while at >= 0:
@@ -87,9 +89,7 @@ def _open_on_mount(mount: Mount, name: str, *, writable: bool) -> tuple[DeviceTa
     if first in (".", CONTROL_DIRECTORY) or device.content == "raw":
         return device, None
     if os.path.isdir(path):
-        raise UsageError(
-            f"{name} is a directory; name a file, or for all of it {mount.mount_point}"
-        )
+        raise is_no_file(name, stat.S_IFDIR, mount.mount_point)
     return device, os.fsencode("/" + inside)
 
 
@@ -105,6 +105,8 @@ def _open_pool(path: Path, *, writable: bool) -> DeviceTarget:
         owner = read_owner(path)
     except PermissionError as error:
         raise UnknownStateError(f"{path}: cannot be read: {error.strerror}") from None
+    except FileNotFoundError:
+        raise OSError(errno.ENOENT, _no_such(str(path)), str(path)) from None
     if owner is None:
         return PoolTarget(path, writable=writable)
     pid, mounted_at = owner
@@ -114,8 +116,23 @@ def _open_pool(path: Path, *, writable: bool) -> DeviceTarget:
     return _open_mount(mount, str(path))
 
 
+def _no_such(name: str) -> str:
+    """The complaint; who forgot the slash of `POOL:/PATH` is told."""
+    said = f"{name}: {os.strerror(errno.ENOENT)}"
+    pool, colon, path = name.partition(":")
+    if colon and os.path.isfile(pool):
+        return f"{said}; a file in a pool is {pool}:/{path or 'PATH'}"
+    return said
+
+
 def _open_mount(mount: Mount, name: str) -> DeviceTarget:
     """The mount, if its server can be asked (R44)."""
+    validate_mount(mount, name)
+    return MountTarget(Path(mount.mount_point), name)
+
+
+def validate_mount(mount: Mount, name: str) -> None:
+    """Raise `UnknownStateError` unless the mount's server answers: whoever goes on might hang."""
     where = mount.mount_point
     complaint = {
         MountState.DEAD: f"the server of {where} has died; clean up with: daxmend umount {where}",
@@ -125,7 +142,6 @@ def _open_mount(mount: Mount, name: str) -> DeviceTarget:
     }.get(probe_mount(mount))
     if complaint:
         raise UnknownStateError(f"{name}: {complaint}")
-    return MountTarget(Path(where), name)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from daxmend.extent import Extent, check_bounds, merged
 from daxmend.faults import Fault, FaultKind
 from daxmend.fs import FileSystem, Finding, OwnerKind, Plan, apply_repair, check, plan_repair
 from daxmend.fs.loading import load
-from daxmend.rescue.target import FileExtent, FilePlaces, Range, inner_path
+from daxmend.rescue.target import FileExtent, FilePlaces, Range, inner_path, is_no_file
 from daxmend.stack import has_filesystem, open_device, summarize, validate_length
 from daxmend.units import CACHELINE
 
@@ -85,7 +85,7 @@ class PoolTarget:
             raise OSError(error.errno, error.strerror, name) from None
         found = fs.stat(ino)
         if not stat.S_ISREG(found.mode):
-            raise UsageError(f"{name} is no regular file")
+            raise is_no_file(name, found.mode, self.name)
         return FilePlaces(found.size, [FileExtent(*each) for each in fs.extents(ino)])
 
     def inject(self, faults: Iterable[Fault]) -> None:

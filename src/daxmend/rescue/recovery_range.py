@@ -1,7 +1,9 @@
 """From what went wrong to the range to recover (R26): one function, whatever reported it."""
 
+import signal
 from typing import NamedTuple
 
+from daxmend._native import MemoryFault
 from daxmend.dax.api import DaxDevice
 from daxmend.errors import UsageError
 from daxmend.extent import Extent, ExtentSet
@@ -81,3 +83,16 @@ def narrow_range(device: DaxDevice, extent: Extent) -> list[Extent]:
     pages.update(lost.widened(PAGE) for lost in device.recovery_read(whole).lost)
     pages.update(run.widened(PAGE) for run, _ in device.badblocks(whole))
     return list(pages)
+
+
+def consume_fault(device: DaxDevice, fault: MemoryFault, mapping: MappedRange) -> list[Extent]:
+    """What follows a fault in exposed memory of a device (`Window.expose`): the pages to recover.
+
+    `mapping` is that memory, and its offset the device's. The poison that made the page fault
+    enters the record, and its holder is told (R3, R25): the kernel tells whom the signal hits, and
+    nobody else. Raises like `recovery_range`, and for a signal that no medium sends.
+    """
+    if fault.signal != signal.SIGBUS:
+        raise UsageError(f"{fault}: that is no failure of a medium")
+    event = BusError(fault.code, fault.address, fault.lsb, mapping)
+    return narrow_range(device, recovery_range(event))

@@ -8,9 +8,11 @@ is the same (design, "The pool"). A *file target* (`file.py`) is a file in eithe
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from daxmend.errors import UsageError
 from daxmend.extent import Extent, merged
 
 if TYPE_CHECKING:
@@ -141,6 +143,15 @@ def locate(target: Target) -> list[Range]:
 def recorded_sectors(ranges: Iterable[Range], unit: int) -> list[Extent]:
     """Ascending ranges of the record, widened to `unit` and merged."""
     return merged(found.extent.widened(unit) for found in ranges if found.is_recorded)
+
+
+def is_no_file(name: str, mode: int, whole: str) -> UsageError:
+    """What `name`, with that st_mode, is instead of a regular file, and what to name."""
+    if stat.S_ISDIR(mode):
+        return UsageError(f"{name} is a directory; name a file, or for all of it {whole}")
+    if stat.S_ISLNK(mode):
+        return UsageError(f"{name} is a symbolic link, no regular file; name what it points to")
+    return UsageError(f"{name} is no regular file: no bytes of the device are its own")
 
 
 def inner_path(path: bytes) -> list[bytes]:

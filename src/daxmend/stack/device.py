@@ -1,13 +1,15 @@
-"""`open_device`: from a spec, as a command line or a table writes it, to a device."""
+"""`open_device`: from a spec, as a command line or a program writes it, to a device."""
 
 import os
 from pathlib import Path
 
 from daxmend.dax.api import DaxDevice
+from daxmend.dm import MappedDevice
 from daxmend.errors import TruncatedError
 from daxmend.events import EventHub
-from daxmend.media.pool import create_memory_pool, open_pool
+from daxmend.media.pool import create_memory_pool
 from daxmend.pmem.device import PmemDevice
+from daxmend.stack.member import PoolDevice, open_pool_device
 from daxmend.units import parse_size
 
 _RAM = "ram:"
@@ -15,21 +17,17 @@ _RAM = "ram:"
 
 def open_device(
     spec: str | Path, *, writable: bool = True, events: EventHub | None = None
-) -> PmemDevice:
-    """The device that `spec` names: the path of a pool, or `ram:SIZE` for one of memory alone.
+) -> PoolDevice:
+    """The device that `spec` names: the path of a pool, which may hold a table, or `ram:SIZE`.
 
-    A `Path` always is a pool's. The caller closes it. Raises what `open_pool` raises; leftover
-    recoveries are judged and damaged copies healed before it returns, and who has subscribed to
-    `events` hears of that.
+    `ram:SIZE` is an emulated pmem device in memory alone, with error management (a table's
+    `ram:SIZE` has none, R40). A `Path` always is a pool's. The caller closes it. Raises what
+    `open_pool` raises, and `TableError`; leftover recoveries are judged and damaged copies healed
+    before it returns, and who has subscribed to `events` hears of that.
     """
     if isinstance(spec, str) and spec.startswith(_RAM):
         return PmemDevice(create_memory_pool(parse_size(spec.removeprefix(_RAM))), events)
-    pool = open_pool(Path(spec), writable=writable)
-    try:
-        return PmemDevice(pool, events)
-    except BaseException:
-        pool.close()
-        raise
+    return open_pool_device(Path(spec), writable=writable, events=events)
 
 
 def validate_length(device: DaxDevice) -> None:
@@ -37,6 +35,9 @@ def validate_length(device: DaxDevice) -> None:
 
     Whoever looks at poison alone would call the missing bytes clean (R44).
     """
+    if isinstance(device, MappedDevice):
+        for member in device.members:
+            validate_length(member)
     if not isinstance(device, PmemDevice):
         return
     data = device.pool.header.layout.data

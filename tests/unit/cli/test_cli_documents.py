@@ -198,3 +198,69 @@ def test_a_clear_unit_that_cannot_be_is_a_usage_error_and_makes_no_file(
     path = tmp_path / "pool"
     assert run(["create", str(path), "--size", "1M", "--raw", "--clear-unit", said]) == 16
     assert not path.exists()
+
+
+def test_every_line_of_the_programs_help_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    assert "..." not in capsys.readouterr().out.partition("Commands:")[2]
+
+
+def test_the_slash_that_a_file_of_a_pool_needs_is_told(
+    pool: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for forgotten, right in (("file", "file"), ("", "PATH")):
+        assert run(["list", f"{pool}:{forgotten}"]) == 8
+        err = capsys.readouterr().err
+        assert err == (
+            f"daxmend: {pool}:{forgotten}: No such file or directory; "
+            f"a file in a pool is {pool}:/{right}\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EFBIG, "File too large"), "{path}: File too large"),
+        (OSError(errno.ENOSPC, "{path}: no space", "{path}"), "{path}: no space"),
+        (OSError(errno.EIO, "no input", "{path}"), "{path}: no input"),
+    ],
+)
+def test_a_system_error_of_create_names_the_pool_once(
+    error: OSError,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = str(tmp_path / "pool")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(
+            error.errno,
+            str(error.strerror).format(path=path),
+            error.filename and error.filename.format(path=path),
+        )
+
+    monkeypatch.setattr("daxmend.cli.create_command.create", fail)
+    assert run(["create", path, "--size", "1M"]) == 8
+    assert capsys.readouterr().err == f"daxmend: {said.format(path=path)}\n"
+
+
+def test_the_table_of_status_says_what_people_read(
+    pool: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scrub = {"state": "2+", "scrubbed": 4096, "total": 1 << 20, "error": ""}
+    more = {"recovery": True, "read_only": False, "mounted_ns": 10**18, "scrub": scrub}
+    monkeypatch.setattr(
+        "daxmend.rescue.pool.summarize", lambda _: {"recorded": 0, "events": {}, **more}
+    )
+    assert run(["status", str(pool)]) == 0
+    found = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert found["recovery:"] == "on"
+    assert found["read_only:"] == "no"
+    assert found["events:"] == "none"
+    assert found["mounted_ns:"].startswith("2001-09-0")
+    assert found["scrub:"] == "2 done, running: 4 KiB of 1 MiB"
+    scrub.update(state="3", error="it broke")
+    assert run(["status", str(pool)]) == 0
+    assert "3 done, stopped: it broke\n" in capsys.readouterr().out

@@ -380,3 +380,14 @@ def test_a_device_that_gives_an_empty_window_is_an_error_and_no_endless_loop(
         with pytest.raises(DaxmendError, match="empty window"):
             access()
     assert io.read(meddled, Extent(offset, 0)) == b""  # type: ignore[arg-type]
+
+
+def test_what_lies_behind_the_owned_end_becomes_zeros_in_a_page_that_heals_r16(
+    device: PmemDevice,
+) -> None:
+    """What was there is nobody's, or was somebody else's: a longer file must not show it."""
+    device.inject(Extent(PAGE + 2 * SECTOR, SECTOR))  # behind the end, and so it is covered
+    end = PAGE + SECTOR + 7
+    assert io.write(device, PAGE + 5, b"n" * (end - PAGE - 5), owned_end=end) == SECTOR + 2
+    expected = old(Extent(PAGE, 5)) + b"n" * (SECTOR + 2) + bytes(2 * PAGE - end)
+    assert_content(device, BAD_PAGE, expected)

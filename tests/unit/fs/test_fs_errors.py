@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from daxmend.dax.api import Recovery
+from daxmend.dax import io
+from daxmend.dax.api import DaxDevice, Recovery
 from daxmend.errors import BadBlockError, MediaError
 from daxmend.events import Event, FileDamaged, MetadataHealed, RecoveryRefused, SpaceCleared
 from daxmend.extent import Extent
@@ -72,6 +73,17 @@ def test_a_read_stops_before_a_bad_sector_and_fails_at_it_r10_r11(
     rest = PAGE + 3 * SECTOR
     assert fs.read(ino, rest, SIZE) == NOISE[rest:SIZE]
     assert fs.bad_ranges(ino) == [Extent(PAGE + 2 * SECTOR, SECTOR)]
+
+
+def test_a_read_stops_at_an_extent_that_begins_with_a_bad_sector_r11(
+    fs: FileSystem, make_file: MakeFile
+) -> None:
+    ino = make_file(NOISE[:PAGE])
+    fs.write(ino, 2 * PAGE, NOISE[:PAGE])
+    hurt(fs, ino, 2 * PAGE, 1)
+    assert fs.read(ino, 10, 3 * PAGE) == NOISE[10:PAGE] + bytes(PAGE)
+    with pytest.raises(MediaError):
+        fs.read(ino, 2 * PAGE, PAGE)
 
 
 def test_a_view_of_bad_bytes_is_refused(fs: FileSystem, ino: int) -> None:
@@ -268,6 +280,49 @@ def test_an_edge_that_cannot_be_healed_fails_and_nothing_changed_r30(
         assert len(good) >= SIZE - 2 * SECTOR
         assert fs.stat(ino) == before
         fs.write(ino, bad // PAGE * PAGE, NOISE[bad // PAGE * PAGE :][:PAGE])
+
+
+@pytest.mark.parametrize("name", ["zeroinit", "zero_range", "punch"])
+@pytest.mark.parametrize("recovery", [True, False])
+def test_what_is_bad_behind_the_end_stops_no_zeroing_before_it_r16_r30(
+    fs: FileSystem, ino: int, name: str, recovery: bool
+) -> None:
+    fs.truncate(ino, 3 * PAGE + 1000)
+    hurt(fs, ino, 3 * PAGE + 999, 1)  # of a sector that is the file's in part: it heals as a whole
+    fs.write(ino, 3 * PAGE + 512, NOISE[:488])
+    fs.device.inject(Extent(place(fs, ino, 3 * PAGE) + 7 * SECTOR, SECTOR))  # type: ignore[attr-defined]
+    fs.device.allows_recovery = recovery
+    if recovery:
+        getattr(fs, name)(ino, 3 * PAGE + 100, 200)
+        assert record(fs) == []
+        wanted = NOISE[3 * PAGE :][:100] + bytes(200) + NOISE[3 * PAGE + 300 :][:212] + NOISE[:488]
+        assert fs.read(ino, 3 * PAGE, PAGE) == wanted
+    else:
+        with pytest.raises(MediaError):
+            getattr(fs, name)(ino, 3 * PAGE + 100, 200)
+        assert fs.read(ino, 3 * PAGE, 512) == NOISE[3 * PAGE :][:512]
+        fs.device.allows_recovery = True
+
+
+def test_a_failure_of_pages_that_changed_hands_is_not_the_readers(
+    fs: FileSystem, ino: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader beside a truncation, whose pages somebody else got meanwhile."""
+    fs.read(ino, 0, PAGE)
+    read = io.read
+    calls: list[Extent] = []
+
+    def read_late(device: DaxDevice, extent: Extent) -> bytes:
+        if not calls:
+            calls.append(extent)
+            fs.truncate(ino, 0)
+            fs.sync()
+            fs.device.inject(extent)  # type: ignore[attr-defined]
+        return read(device, extent)
+
+    monkeypatch.setattr(io, "read", read_late)
+    assert fs.read(ino, 0, PAGE) == b""
+    assert calls
 
 
 def test_a_punched_bad_page_is_quarantined_cleared_and_only_then_reused_r31(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from daxmend.fs import FIRST_INO, FileSystem
-from daxmend.fs.check import NAME_MAX
+from daxmend.fs.inode import NAME_MAX
 from daxmend.fs.namespace import TARGET_MAX, XATTR_MAX
 from daxmend.pmem.device import PmemDevice
 

@@ -275,7 +275,7 @@ def test_what_one_copy_cannot_prove_the_other_may(reopen: Callable[[], Owner], p
     state = dict(filled(reopen()).state)
     reopen()
     original = path.read_bytes()
-    appended = copy_of(path, 0).index(bytes([4]) * 10)
+    appended = copy_of(path, 0).rindex(bytes([4]) * 10)
     for at in range(appended - 40, used(path)):
         flip(path, AREAS[0].offset + 16, AREAS[1].offset + at)
         assert reopen().state == state, at
@@ -299,7 +299,7 @@ def test_a_promised_entry_that_is_wiped_in_both_copies_is_corruption(
 ) -> None:
     """R8: a sector of zeros in the middle of the log must not pass for its end."""
     filled(reopen())
-    start = copy_of(path, 0).index(bytes([4]) * 10) - 40
+    start = copy_of(path, 0).rindex(bytes([4]) * 10) - 40
     with open(path, "r+b") as file:
         for area in AREAS:
             file.seek(area.offset + start)

@@ -8,9 +8,11 @@ import resource
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from daxmend import _native
 from daxmend.errors import MediaError, PoisonError, UsageError
 from daxmend.extent import Extent
 from daxmend.media.backing import Durability
@@ -214,6 +216,44 @@ def test_a_fault_for_once_fails_one_access_and_poisons_nothing(medium: Medium) -
     assert medium.load(0, MIB) == content(0, MIB)
     assert met == []
     assert poison_of(medium) == []
+
+
+Meanwhile = Callable[[Medium], object]
+
+# What happens to `LINE` while somebody copies it, and what the load then must give: None is EIO.
+MEANWHILE: dict[str, tuple[Meanwhile, bytes | None]] = {
+    "poison": (lambda medium: medium.inject([LINE]), None),
+    "clear and store": (
+        lambda medium: medium.clear_and_store(PAGE, b"n" * CLEAR_UNIT * 2),
+        b"n" * CACHELINE,
+    ),
+    "clear": (lambda medium: medium.clear(PAGE, CLEAR_UNIT * 2), bytes(CACHELINE)),
+    "nothing": (lambda medium: None, content(*LINE)),
+}
+
+
+@pytest.mark.parametrize("what", MEANWHILE)
+def test_a_load_looks_again_if_the_medium_changed_under_its_copy_r3_r19(
+    medium: Medium, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    happens, expected = MEANWHILE[what]
+    assert medium.load(*LINE) == content(*LINE)  # the gap is warm
+    copy, copied = _native.read, list[bytes]()
+
+    def slow_copy(*arguments: Any) -> bytes:
+        data = copy(*arguments)
+        if not copied:
+            copied.append(data)
+            happens(medium)
+        return data
+
+    monkeypatch.setattr("daxmend.media.medium._native.read", slow_copy)
+    if expected is None:
+        with pytest.raises(PoisonError):
+            medium.load(*LINE)
+    else:
+        assert medium.load(*LINE) == expected
+    assert copied == [content(*LINE)], "it was copied before"
 
 
 # -- stores (R5, R6) ---------------------------------------------------------------------------

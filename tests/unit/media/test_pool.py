@@ -16,6 +16,7 @@ from xxhash import xxh3_64_intdigest
 from daxmend.errors import BusyError, CorruptionError, DaxmendError, UnsupportedError, UsageError
 from daxmend.media.backing import Durability
 from daxmend.media.pool import (
+    POOL_VERSION,
     Content,
     Layout,
     MediumKind,
@@ -148,27 +149,27 @@ def test_what_is_no_pool_is_said_to_be_none_and_how_to_make_one(shm: Path, conte
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("version", [0, 2, 77])
+@pytest.mark.parametrize("version", [0, 1, 77])
 def test_another_version_is_refused_by_name(pool_path: Path, version: int) -> None:
     patch_header(pool_path, 8, struct.pack("<I", version))
     before = pool_path.read_bytes()
-    with pytest.raises(UnsupportedError, match=f"version {version}.*knows version 1"):
+    with pytest.raises(UnsupportedError, match=f"version {version}.*knows version {POOL_VERSION}"):
         open_pool(pool_path)
     assert pool_path.read_bytes() == before
 
 
 def test_another_version_with_a_damaged_copy_is_refused_by_name_too(pool_path: Path) -> None:
-    patch_header(pool_path, 8, struct.pack("<I", 2))
+    patch_header(pool_path, 8, struct.pack("<I", 77))
     with open(pool_path, "r+b") as file:
         file.seek(20)
         file.write(b"\xff")
-    with pytest.raises(UnsupportedError, match="version 2"):
+    with pytest.raises(UnsupportedError, match="version 77"):
         open_pool(pool_path)
 
 
 def test_another_version_may_have_a_longer_header(pool_path: Path) -> None:
-    patch_header(pool_path, 8, struct.pack("<II", 2, 512))
-    with pytest.raises(UnsupportedError, match="version 2"):
+    patch_header(pool_path, 8, struct.pack("<II", 77, 512))
+    with pytest.raises(UnsupportedError, match="version 77"):
         open_pool(pool_path)
 
 
@@ -203,10 +204,10 @@ def test_a_directory_and_a_missing_file_are_plain_os_errors(shm: Path) -> None:
 
 
 def test_a_failed_open_keeps_no_lock(pool_path: Path) -> None:
-    patch_header(pool_path, 8, struct.pack("<I", 2))
+    patch_header(pool_path, 8, struct.pack("<I", 77))
     with pytest.raises(UnsupportedError):
         open_pool(pool_path)
-    patch_header(pool_path, 8, struct.pack("<I", 1))
+    patch_header(pool_path, 8, struct.pack("<I", POOL_VERSION))
     open_pool(pool_path).close()
 
 

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import pytest
 
 from daxmend.dax import io
-from daxmend.dax.api import Capability, capabilities_of
+from daxmend.dax.api import Capability, DaxDevice, Window, capabilities_of
 from daxmend.errors import BadBlockError, UnsupportedError
-from daxmend.events import Event, RecoveryRefused
+from daxmend.events import Event, FaultInjected, RecoveryRefused
 from daxmend.extent import Extent
+from daxmend.media.exposure import Exposure
 from daxmend.media.pool import MediumKind, create_memory_pool
 from daxmend.pmem.device import PmemDevice
 from daxmend.units import MIB, PAGE, SECTOR
@@ -93,3 +94,21 @@ def test_a_refusal_of_a_device_that_must_not_recover_is_an_event_and_one_only(
         attempt(device)
     assert refusals(events) == [BAD.widened(unit)]
     assert len(events) == 1
+
+
+@pytest.mark.parametrize("public", [PmemDevice, DaxDevice, Window, Exposure])
+def test_nobody_but_the_driver_can_clear_without_writing_r20(public: type) -> None:
+    """R7, R20: the clear command has no public name above the medium, nor can it be asked for."""
+    names = [name for name in dir(public) if not name.startswith("_")]
+    assert names
+    for name in names:
+        assert "clear" not in name
+        parameters = getattr(getattr(public, name), "__annotations__", {})
+        assert not [word for word in parameters if "clear" in word], name
+
+
+def test_an_injection_that_fails_once_is_an_event_too_r48(
+    device: PmemDevice, events: list[Event]
+) -> None:
+    device.inject_once(Extent(PAGE + 100, 1))
+    assert events == [FaultInjected(Extent(PAGE + 64, 64), "once")]

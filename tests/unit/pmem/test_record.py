@@ -143,3 +143,16 @@ def test_lost_sectors_stand_in_the_record_after_a_restart(reopen: Reopen) -> Non
     record.set([sectors(0, 2)])
     record.set_lost([sectors(1)])
     assert list(reopen().states(ALL)) == [(sectors(0), BAD), (sectors(1), LOST)]
+
+
+@pytest.mark.parametrize("state", [BAD, LOST])
+def test_more_ranges_than_a_kernel_record_holds_survive_a_compaction_r8(
+    reopen: Reopen, state: SectorState
+) -> None:
+    """A kernel's record ends at 512 ranges, of 256 KiB at most."""
+    record = reopen()
+    runs = [sectors(2 * at) for at in range(700)] + [sectors(1400, 640)]
+    (record.set if state is BAD else record.set_lost)(runs)
+    record.fence()
+    record._journal.compact()
+    assert list(reopen().states(ALL)) == [(run, state) for run in runs]

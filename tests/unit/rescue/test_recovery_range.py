@@ -1,12 +1,25 @@
 """One function from an event to the range to recover, and its narrowing (R26)."""
 
+import signal
+from collections.abc import Iterator
+
 import pytest
 
+from daxmend import _native
 from daxmend.dax import io
+from daxmend.dax.api import AccessMode, ExposedMemory
 from daxmend.errors import UsageError
+from daxmend.events import Event, PoisonConsumed
 from daxmend.extent import Extent
 from daxmend.pmem.device import PmemDevice
-from daxmend.rescue import BusError, IoFailure, MappedRange, narrow_range, recovery_range
+from daxmend.rescue import (
+    BusError,
+    IoFailure,
+    MappedRange,
+    consume_fault,
+    narrow_range,
+    recovery_range,
+)
 from daxmend.rescue.recovery_range import BUS_ADRERR, BUS_MCEERR_AR
 from daxmend.units import KIB, MIB, PAGE, SECTOR
 
@@ -66,3 +79,56 @@ def test_a_wide_range_is_narrowed_to_the_pages_that_are_bad_r26(device: PmemDevi
         Extent(9 * PAGE, PAGE),
     ]
     assert narrow_range(device, Extent(16 * PAGE, 16 * PAGE)) == []
+
+
+# -- a fault of memory that was handed out (R3, R25) -------------------------------------------
+
+SHOWN = Extent(8 * PAGE, 8 * PAGE)
+
+
+@pytest.fixture
+def exposed(device: PmemDevice) -> Iterator[ExposedMemory]:
+    """Real memory over `SHOWN`."""
+    io.write(device, 0, bytes(range(256)) * 16 * 32)
+    memory = device.direct_access(SHOWN, AccessMode.NORMAL).expose()
+    yield memory
+    memory.close()
+
+
+def fault_at(exposed: ExposedMemory, offset: int) -> _native.MemoryFault:
+    with pytest.raises(_native.MemoryFault) as caught:
+        _native.read(exposed.memory, offset, 8)
+    return caught.value
+
+
+@pytest.mark.parametrize("at", [3 * PAGE + 1000, 3 * PAGE, 4 * PAGE - 8])
+def test_a_load_of_exposed_latent_poison_enters_its_true_sectors_into_the_record_r3_r25(
+    device: PmemDevice, exposed: ExposedMemory, events: list[Event], at: int
+) -> None:
+    """Whichever byte of the page was loaded: all of it faults, and not all of it is bad."""
+    line = Extent(11 * PAGE + SECTOR + 64, 64)
+    device.inject(line, latent=True)
+    assert list(device.badblocks(Extent(0, device.size))) == []
+    events.clear()
+    fault = fault_at(exposed, at)
+    assert fault.signal == signal.SIGBUS
+    mapping = MappedRange(exposed.address, SHOWN.length, SHOWN.offset)
+    assert consume_fault(device, fault, mapping) == [Extent(11 * PAGE, PAGE)]
+    bad = line.widened(SECTOR)
+    assert [run for run, _ in device.badblocks(Extent(0, device.size))] == [bad]
+    assert events == [PoisonConsumed(bad)]
+    device.recovery_write(11 * PAGE, b"n" * PAGE)
+    assert _native.read(exposed.memory, 3 * PAGE, PAGE) == b"n" * PAGE
+    assert consume_fault(device, fault, mapping) == []
+
+
+def test_a_fault_that_no_medium_made_is_no_range_to_recover(
+    device: PmemDevice, exposed: ExposedMemory
+) -> None:
+    mapping = MappedRange(exposed.address, SHOWN.length, SHOWN.offset)
+    segv = _native.MemoryFault(0, exposed.address, signal.SIGSEGV, 2)
+    with pytest.raises(UsageError, match="no failure of a medium"):
+        consume_fault(device, segv, mapping)
+    elsewhere = _native.MemoryFault(0, exposed.address - 1, signal.SIGBUS, BUS_ADRERR)
+    with pytest.raises(UsageError, match="is not in the"):
+        consume_fault(device, elsewhere, mapping)

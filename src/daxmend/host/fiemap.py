@@ -1,0 +1,128 @@
+"""Where an ordinary file lies on its device: the FIEMAP ioctl (Linux, linux/fiemap.h).
+
+Numbers are the kernel's, defined here: Python has none, and headers differ in age.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from enum import IntFlag
+from struct import Struct
+from typing import Final, NamedTuple
+
+from daxmend.extent import Extent
+from daxmend.host.unknown import Unknown
+
+FS_IOC_FIEMAP: Final = 0xC020660B  # _IOWR('f', 11, struct fiemap), 32 bytes
+_FLAG_SYNC: Final = 1  # write dirty data back first, so that delayed allocation has a place
+_HEAD: Final = Struct("=QQIIII")  # start, length, flags, mapped_extents, extent_count, reserved
+_EXTENT: Final = Struct("=QQQ16xI12x")  # logical, physical, length, reserved64[2], flags, reserved
+_COUNT: Final = 256  # extents an answer
+
+_UNSUPPORTED: Final = {
+    errno.EOPNOTSUPP: "its file system does not tell where files lie (no FIEMAP)",
+    errno.ENOTTY: "its file system does not tell where files lie (no FIEMAP)",
+    errno.EINVAL: "its file system does not tell where files lie (no FIEMAP)",
+    errno.ENOSYS: "the kernel does not tell where files lie (no FIEMAP)",
+}
+
+
+class FiemapFlag(IntFlag):
+    """`FIEMAP_EXTENT_*`."""
+
+    LAST = 0x1
+    UNKNOWN = 0x2
+    DELALLOC = 0x4
+    ENCODED = 0x8
+    DATA_ENCRYPTED = 0x80
+    NOT_ALIGNED = 0x100
+    DATA_INLINE = 0x200
+    DATA_TAIL = 0x400
+    UNWRITTEN = 0x800
+    MERGED = 0x1000
+    SHARED = 0x2000
+
+
+# With one of these, `device_offset` is not where the bytes can be found.
+_NO_PLACE: Final = (
+    FiemapFlag.UNKNOWN
+    | FiemapFlag.DELALLOC
+    | FiemapFlag.ENCODED
+    | FiemapFlag.DATA_ENCRYPTED
+    | FiemapFlag.NOT_ALIGNED
+    | FiemapFlag.DATA_INLINE
+    | FiemapFlag.DATA_TAIL
+)
+
+
+class FiemapExtent(NamedTuple):
+    """`length` bytes at `offset` of the file lie at `device_offset` of its device; in bytes."""
+
+    offset: int
+    device_offset: int
+    length: int
+    flags: FiemapFlag
+
+    @property
+    def is_written(self) -> bool:
+        """Whether it holds data: an unwritten extent reads as zeros."""
+        return not self.flags & FiemapFlag.UNWRITTEN
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other files have the same blocks (reflink)."""
+        return bool(self.flags & FiemapFlag.SHARED)
+
+    @property
+    def has_place(self) -> bool:
+        """Whether the bytes stand as they are at `device_offset`."""
+        return not self.flags & _NO_PLACE
+
+
+def file_extents(fd: int, within: Extent | None = None) -> list[FiemapExtent] | Unknown:
+    """The extents that touch a range of the file, or all of them; ascending.
+
+    Some file systems cut them to the range, or to something larger. Dirty data is written back
+    first. `Unknown` where the file system has no FIEMAP; raises `OSError` for everything else that
+    goes wrong.
+    """
+    whole = Extent(0, (1 << 63) - 1) if within is None else within
+    found: list[FiemapExtent] = []
+    offset = whole.offset
+    while offset < whole.end:
+        try:
+            some = _ask(fd, offset, whole.end - offset)
+        except OSError as error:
+            if error.errno in _UNSUPPORTED and not found:
+                return Unknown(_UNSUPPORTED[error.errno])
+            raise
+        found += some
+        if not some or some[-1].flags & FiemapFlag.LAST:
+            break
+        offset = some[-1].offset + some[-1].length
+    return found
+
+
+def _ask(fd: int, offset: int, length: int) -> list[FiemapExtent]:
+    answer = bytearray(_HEAD.size + _COUNT * _EXTENT.size)
+    _HEAD.pack_into(answer, 0, offset, length, _FLAG_SYNC, 0, _COUNT, 0)
+    fcntl.ioctl(fd, FS_IOC_FIEMAP, answer)
+    return unpack_fiemap(answer)
+
+
+def unpack_fiemap(answer: bytes | bytearray) -> list[FiemapExtent]:
+    """The extents of the kernel's answer."""
+    mapped: int = _HEAD.unpack_from(answer)[3]
+    end = _HEAD.size + mapped * _EXTENT.size
+    rows = _EXTENT.iter_unpack(memoryview(answer)[_HEAD.size : end])
+    return [FiemapExtent(at, place, length, FiemapFlag(flags)) for at, place, length, flags in rows]
+
+
+def device_of(fd: int) -> int | Unknown:
+    """The device number of the block device that holds the file, to which FIEMAP's places refer."""
+    device = os.fstat(fd).st_dev
+    if os.major(device) == 0:
+        return Unknown("its file system is not on one block device")
+    return device
