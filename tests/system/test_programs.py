@@ -289,7 +289,8 @@ def test_python_compiles_its_library_there(home: Files) -> None:
 def test_fio_verifies_what_it_wrote(home: Files) -> None:
     needs("fio")
     run(
-        "fio", "--name=v", "--verify_state_save=0", "--directory", home.mountpoint, "--rw=randwrite", "--bs=512-64k",
+        "fio", "--name=v", "--verify_state_save=0",
+        "--directory", home.mountpoint, "--rw=randwrite", "--bs=512-64k",
         "--size=8m", "--numjobs=4", "--verify=crc32c", "--do_verify=1", "--fallocate=none",
         "--group_reporting", "--fsync=64", "--ioengine=psync",
     )  # fmt: skip
@@ -463,7 +464,8 @@ def _compile_for_ever(home: Path) -> None:
 
 def _fio_for_ever(home: Path) -> None:
     run(
-        "fio", "--name=v", "--verify_state_save=0", "--directory", home, "--rw=randwrite", "--bs=512-64k", "--size=8m",
+        "fio", "--name=v", "--verify_state_save=0",
+        "--directory", home, "--rw=randwrite", "--bs=512-64k", "--size=8m",
         "--numjobs=4", "--time_based", "--runtime=60", "--fallocate=none", "--fsync=16",
         "--ioengine=psync",
     )  # fmt: skip
