@@ -20,7 +20,7 @@ from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE, EXIT_FAILED
 from daxmend.extent import Extent, merged
 from daxmend.rescue.salvage import Progress, Salvage, SalvageReport
 from daxmend.rescue.subjectopening import open_subject
-from daxmend.units import SECTOR, format_size
+from daxmend.units import SECTOR
 
 
 @click.command("salvage", short_help="Save all of a file that can be read.")
@@ -104,7 +104,7 @@ def _print_report(file: str, out: Path, report: SalvageReport) -> None:
     lost = report.size - report.saved
     said = f"{lost} bytes are lost" if lost else "nothing is lost"
     click.echo(
-        f"{printable(file)}: {format_size(report.saved)} saved in {printable(str(out))}, {said}"
+        f"{printable(file)}: {report.saved} bytes saved in {printable(str(out))}, {said}"
     )
     if lost:
         click.echo(f"{'OFFSET':>16} {'LENGTH':>12}")
