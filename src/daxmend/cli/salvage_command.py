@@ -103,9 +103,7 @@ def _print_document(file: str, out: Path, report: SalvageReport) -> None:
 def _print_report(file: str, out: Path, report: SalvageReport) -> None:
     lost = report.size - report.saved
     said = f"{lost} bytes are lost" if lost else "nothing is lost"
-    click.echo(
-        f"{printable(file)}: {report.saved} bytes saved in {printable(str(out))}, {said}"
-    )
+    click.echo(f"{printable(file)}: {report.saved} bytes saved in {printable(str(out))}, {said}")
     if lost:
         click.echo(f"{'OFFSET':>16} {'LENGTH':>12}")
     for run in report.lost:
