@@ -9,7 +9,8 @@ from benchmarks.harness import Row, seconds, seconds_each, versus
 from daxmend.dax import io
 from daxmend.extent import Extent
 from daxmend.pmem.device import PmemDevice
-from daxmend.stack import create, open_device
+from daxmend.stack.device import open_device
+from daxmend.stack.pool import create
 from daxmend.units import GIB, MIB, PAGE, SECTOR
 
 _REGION = 128 * MIB

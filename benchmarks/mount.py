@@ -14,7 +14,7 @@ from benchmarks.harness import Row, seconds_each, versus
 from daxmend.fuse import find_mount, unmount
 from daxmend.mounts.daemon import mount_in_background
 from daxmend.mounts.option import MountOptions
-from daxmend.stack import create
+from daxmend.stack.pool import create
 from daxmend.units import MIB, PAGE
 
 SIZE = 256 * MIB

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from benchmarks.harness import seconds_each
 from daxmend.extent import Extent
 from daxmend.pmem.badblocks import BadBlocks
-from daxmend.stack import create, open_device
+from daxmend.stack.device import open_device
+from daxmend.stack.pool import create
 from daxmend.units import GIB, PAGE, SECTOR
 
 _RANGES = 1_000_000

@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from daxmend.events import Event
 from daxmend.media.backing import Durability
 from daxmend.media.pool import create_memory_pool, create_pool, open_pool
 from daxmend.pmem.device import PmemDevice
 from daxmend.units import MIB
+
+settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
+settings.load_profile("untimed")
 
 OpenPool = Callable[[], PmemDevice]
 

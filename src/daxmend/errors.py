@@ -59,6 +59,7 @@ class FaultError(DaxmendError, OSError):
 
     `offset` and `length` are bytes from the start of `filename`; `length` is the extent known to
     be affected. `code` is what the system called it (`EIO`, `BUS_ADRERR`, `BUS_MCEERR_AR`).
+    `ranges` has the offset and length of each part, where one error tells of several.
     """
 
     fault_errno: ClassVar[int] = _errno.EIO
@@ -75,12 +76,14 @@ class FaultError(DaxmendError, OSError):
         self.length = length
         self.code = code
         self.hint = hint
+        self.ranges: tuple[tuple[int, int], ...] = ((offset, length),)
 
     def __str__(self) -> str:
         return str(self.strerror)
 
-    def __reduce__(self) -> tuple[type["FaultError"], tuple[str, int, int, str, str]]:
-        return type(self), (str(self.filename), self.offset, self.length, self.code, self.hint)
+    def __reduce__(self) -> tuple[object, ...]:
+        made_of = (str(self.filename), self.offset, self.length, self.code, self.hint)
+        return type(self), made_of, {"ranges": self.ranges}
 
 
 class MediaError(FaultError):

@@ -9,7 +9,7 @@ import daxmend
 ROOT = Path(daxmend.__file__).parent
 FUNCTION_LINES = 60
 MODULE_LINES = 600
-CORE_LINES = 1300  # the C core, all of it
+CORE_LINES = 1820  # the C core, all of it (docs/adr/0007)
 
 
 def modules() -> list[Path]:

@@ -14,6 +14,13 @@ from replay import EXTENTS_XATTR, Replay
 from scenario import Scenario
 
 SIZE = "256M"
+SECTORS = 256 << 11
+# Raw members, their size, and the line over them, which makes as large a device.
+TABLES = {
+    "linear": (("a",), "272M", f"0 {SECTORS} linear a 4096"),
+    "striped": (("a", "b"), "128M", f"0 {SECTORS} striped 2 8 a 0 b 0"),
+    "log-writes": (("a", "log"), "256M", f"0 {SECTORS} log-writes a log"),
+}
 SCENARIO_SECONDS = 60.0
 _SOURCE = Path(__file__).with_name("touch.c")
 
@@ -36,10 +43,11 @@ def refusal() -> str | None:
 
 
 class MountTarget:
-    """A pool in `base`, mounted with `-o open=MODE`."""
+    """A pool in `base`, mounted with `-o open=MODE`; with `table`, over one of `TABLES`."""
 
-    def __init__(self, base: Path, mode: str, helper: Path) -> None:
+    def __init__(self, base: Path, mode: str, helper: Path, table: str | None = None) -> None:
         self.base = base
+        self._table = table
         self.helper = helper
         self.directory = base / "mnt"
         self.pool = base / "pool"
@@ -53,8 +61,18 @@ class MountTarget:
     def create(self) -> None:
         """Make the pool and mount it."""
         self.directory.mkdir()
-        _must(cli("create", self.pool, "--size", SIZE))
+        if self._table is None:
+            _must(cli("create", self.pool, "--size", SIZE))
+        else:
+            self._create_over(*TABLES[self._table])
         self.mount()
+
+    def _create_over(self, members: tuple[str, ...], size: str, line: str) -> None:
+        for member in members:
+            _must(cli("create", self.base / member, "--raw", "--size", size))
+        table = self.base / "table"
+        table.write_text(f"{line}\n")
+        _must(cli("create", self.pool, "--table", table))
 
     def mount(self) -> None:
         _must(
@@ -111,11 +129,15 @@ def fresh_directory() -> Iterator[Path]:
 
 
 def replay_on_mount(
-    scenario: Scenario, mode: str, helper: Path, buffer: str = "aligned"
+    scenario: Scenario,
+    mode: str,
+    helper: Path,
+    buffer: str = "aligned",
+    table: str | None = None,
 ) -> Transcript:
     """Replay on a fresh pool, in a child that cannot hang (the connection would be aborted)."""
     with fresh_directory() as base:
-        target = MountTarget(base, mode, helper)
+        target = MountTarget(base, mode, helper, table)
 
         def body() -> Transcript:
             target.create()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from judge import judge
-from mount import replay_on_mount
+from mount import TABLES, replay_on_mount
 from own import own_scenarios
 from scenario import Scenario, load_scenarios, scenario_files
 from score import Score
@@ -29,9 +29,14 @@ def _name(scenario: Scenario) -> str:
 
 
 def _replay_and_judge(
-    scenario: Scenario, mode: str, helper: Path, score: Score, buffer: str = "aligned"
+    scenario: Scenario,
+    mode: str,
+    helper: Path,
+    score: Score,
+    buffer: str = "aligned",
+    table: str | None = None,
 ) -> None:
-    transcript = replay_on_mount(scenario, mode, helper, buffer)
+    transcript = replay_on_mount(scenario, mode, helper, buffer, table)
     verdicts = judge(scenario, mode, transcript, buffer)
     score.add(scenario.name, verdicts)
     failures = [text for verdict in verdicts for text in verdict.failures]
@@ -52,6 +57,15 @@ def test_the_mount_does_in_an_unseen_scenario_what_the_rules_promise(
 ) -> None:
     score = scores.setdefault(f"our own, open={mode}", Score())
     _replay_and_judge(scenario, mode, helper, score)
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("scenario", RECORDED, ids=_name)
+def test_a_mapped_device_below_changes_no_answer_r36(
+    scenario: Scenario, mode: str, table: str, helper: Path, scores: dict[str, Score]
+) -> None:
+    score = scores.setdefault(f"recorded, over {table}, open={mode}", Score())
+    _replay_and_judge(scenario, mode, helper, score, table=table)
 
 
 @pytest.mark.parametrize("scenario", WRITING, ids=_name)

@@ -21,7 +21,7 @@ from daxmend.dm.writecache import Writecache
 from daxmend.media.backing import Durability
 from daxmend.media.pool import create_memory_pool, create_pool, open_pool
 from daxmend.pmem.device import PmemDevice
-from daxmend.stack import open_device
+from daxmend.stack.device import open_device
 from daxmend.stack.plain import open_ram, open_window
 from daxmend.units import MIB, PAGE
 

@@ -16,10 +16,10 @@ import pytest
 
 from daxmend.errors import MediaError
 from daxmend.extent import Extent
-from daxmend.fs import FileSystem, make_file_system
+from daxmend.fs import FileSystem, apply_repair, make_file_system, plan_repair
 from daxmend.fs.check import check
 from daxmend.media.backing import Durability
-from daxmend.media.pool import create_pool, open_pool
+from daxmend.media.pool import MediumKind, create_pool, open_pool
 from daxmend.pmem.device import PmemDevice
 from daxmend.testing import CrashExplorer
 from daxmend.units import CACHELINE, KIB, MIB, PAGE, SECTOR
@@ -30,6 +30,9 @@ SIZE = MIB
 FILE = stat.S_IFREG | 0o644
 DIRECTORY = stat.S_IFDIR | 0o755
 LINK = stat.S_IFLNK | 0o777
+
+# The second is that of a journal whose medium refuses.
+NOTICES = ("rewritten from the other copy", "the journal is out of use")
 
 Step = Callable[[FileSystem], object]
 
@@ -109,11 +112,24 @@ def tidy(fs: FileSystem) -> None:
 class Rehearsal:
     """A populated image; steps on it; and what is allowed after each stop."""
 
-    def __init__(self, directory: Path, *, commits_each: bool) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        commits_each: bool,
+        medium: MediumKind = MediumKind.PLAIN,
+        clear_unit: int = 256,
+    ) -> None:
         self.directory = directory
         self.image = directory / "image.pool"
         self.commits_each = commits_each
-        create_pool(self.image, SIZE, durability=Durability.PROCESS)
+        create_pool(
+            self.image,
+            SIZE,
+            durability=Durability.PROCESS,
+            medium=medium,
+            clear_unit=clear_unit,
+        )
         self.device = PmemDevice(open_pool(self.image))
         make_file_system(self.device)
         self.fs = FileSystem(self.device, commits_each=True)
@@ -185,7 +201,7 @@ class Rehearsal:
         assert [each for each in check(device) if not each.is_healed] == []
         fs = FileSystem(device, commits_each=self.commits_each)
         assert not fs.is_read_only, fs.notices
-        assert all("rewritten from the other copy" in notice for notice in fs.notices)
+        assert all(any(said in notice for said in NOTICES) for notice in fs.notices)
         walk(fs)
         check_owners(fs)
         self._check_state(snapshot(fs))
@@ -226,7 +242,7 @@ class Rehearsal:
         tidy(fs)
         fs.close()
         again = FileSystem(fs.device, commits_each=self.commits_each)
-        assert again.notices == []
+        assert all("out of use" in notice for notice in again.notices)
         assert read_all(again, ino, 3 * PAGE + 100) == bytes(100) + b"L" * 3 * PAGE
         walk(again)
         again.close()
@@ -420,3 +436,58 @@ def test_metadata_heals_or_stays_readable_from_the_other_copy(
     }
     rehearsal.device.inject(Extent(places[structure], SECTOR))
     rehearsal.explore(tidy, make(b"", b"new"), samples=1)
+
+
+@pytest.fixture(
+    params=[
+        (MediumKind.CLEARS_LINES, 256),
+        (MediumKind.HEALS_ON_WRITE, 256),
+        (MediumKind.PLAIN, 64),
+        (MediumKind.PLAIN, 1024),
+        (MediumKind.PLAIN, PAGE),
+    ],
+    ids=lambda param: f"{param[0]}-{param[1]}",
+)
+def unusual(request: pytest.FixtureRequest, shm: Path) -> Rehearsal:
+    """On media that clear in another way, or in other units."""
+    medium, clear_unit = request.param
+    return Rehearsal(shm, commits_each=False, medium=medium, clear_unit=clear_unit)
+
+
+def test_files_heal_and_are_freed_on_any_medium_r6_r7_r18_r31(unusual: Rehearsal) -> None:
+    unusual.bad(b"a", Extent(PAGE + SECTOR, SECTOR))
+    unusual.bad(b"b", Extent(PAGE, SECTOR))
+    unusual.bad(b"d/c", Extent(0, CACHELINE))
+    unusual.explore(
+        write(b"a", PAGE, b"h" * PAGE),
+        write(b"b", PAGE, b"i" * SECTOR),
+        sync,
+        on(b"d/c", "punch", 0, PAGE),
+        sync,
+        tidy,
+    )
+
+
+def test_metadata_heals_on_any_medium_r43(unusual: Rehearsal) -> None:
+    unusual.fs.sync()
+    unusual.fs.is_read_only = True  # closed with entries in the journal
+    superblock = unusual.fs._superblock
+    for place in (PAGE * 255, superblock.journal[1].offset, superblock.checkpoint[0][0].offset):
+        unusual.device.inject(Extent(place, SECTOR))
+    unusual.explore(tidy, make(b"", b"new"))
+
+
+@pytest.mark.parametrize("copies", [(0,), (0, 1)], ids=["first", "both"])
+def test_without_a_journal_every_commit_is_a_checkpoint_r21(
+    shm: Path, copies: tuple[int, ...]
+) -> None:
+    """The medium refuses to clear the journal's first page: a repair takes it out of use."""
+    rehearsal = Rehearsal(shm, commits_each=True, medium=MediumKind.REFUSES)
+    rehearsal.fs.close()
+    for copy in copies:
+        rehearsal.device.inject(Extent(rehearsal.fs._superblock.journal[copy].offset, SECTOR))
+    apply_repair(rehearsal.device, plan_repair(rehearsal.device))
+    rehearsal.explore(
+        on(b"a", "truncate", PAGE),
+        write(b"b", 3 * PAGE, b"q" * 2 * PAGE),
+    )

@@ -47,7 +47,7 @@ from daxmend.units import MIB, PAGE
 from fswalk import check_medium, content, tree, walk
 
 SIZE = 2 * MIB
-IMAGES = int(os.environ.get("DAXMEND_IMAGES", "700"))
+IMAGES = int(os.environ.get("DAXMEND_IMAGES", "1500"))
 SLOW = 5.0  # seconds: no image of 2 MiB may keep anybody that long
 MEMORY = 100 * MIB
 FILE = stat.S_IFREG | 0o644
@@ -322,7 +322,9 @@ def test_every_single_byte_of_a_superblock_may_be_wrong_r43(device: PmemDevice) 
 
 
 def test_a_device_that_was_cut_is_refused_and_says_so() -> None:
-    for size in (MIB, SIZE - PAGE, SIZE // 2 + PAGE, 64 * PAGE, 8 * PAGE, PAGE):
+    rng = make_rng()
+    sizes = [PAGE * pages for pages in rng.sample(range(1, SIZE // PAGE), 100)]
+    for size in (MIB, SIZE - PAGE, SIZE // 2 + PAGE, 64 * PAGE, 8 * PAGE, PAGE, *sizes):
         device = PmemDevice(create_memory_pool(size))
         poke(device, 0, image().data[:size])
         for use in (check, plan_repair, lambda d: FileSystem(d, commits_each=True)):

@@ -10,7 +10,7 @@ import pytest
 from daxmend.errors import DaxmendError
 from daxmend.events import CopyHealed, Event, MetadataHealed
 from daxmend.extent import Extent
-from daxmend.fs import FileSystem, make_file_system
+from daxmend.fs import FileSystem, Invariant, apply_repair, make_file_system, plan_repair
 from daxmend.fs import checkpoint as checkpoint_module
 from daxmend.fs.checkpoint import PAYLOAD, pages_for
 from daxmend.fs.mirror import COPIES, Mirror
@@ -264,6 +264,84 @@ def test_a_medium_that_does_not_clear_costs_a_copy_and_nothing_else_r21(
         image.close()
 
 
+@LATENT
+@pytest.mark.parametrize("copies", [(0,), (1,), COPIES], ids=["first", "second", "both"])
+@pytest.mark.parametrize("kind", [MediumKind.REFUSES, MediumKind.LIES, MediumKind.CLEARS_PART])
+def test_a_journal_that_cannot_begin_is_out_of_use_once_repaired_r21_r45(
+    kind: MediumKind, copies: tuple[int, ...], latent: bool
+) -> None:
+    image = Image(kind)
+    image.fs.close()
+    content = read_everything(image.open())
+    image.stop()
+    for copy in copies:
+        image.device.inject(Extent(image.places("journal", 0)[copy].offset, SECTOR), latent=latent)
+    plan = plan_repair(image.device)
+    assert [finding.invariant for finding in plan.findings] == [Invariant.JOURNAL]
+    apply_repair(image.device, plan)
+    check_medium(image.device)
+    assert not plan_repair(image.device).steps
+    fs = image.open()
+    assert read_everything(fs) == content
+    assert not fs.is_read_only
+    assert any("out of use" in notice for notice in fs.notices)
+    ino = fs.make(fs.root, b"still", FILE, 0, 0)
+    for number in range(40):
+        fs.setxattr(ino, b"user.x", bytes([number]) * 4000)
+        check_medium(image.device)
+    content = read_everything(fs)
+    image.stop()
+    assert read_everything(image.open()) == content
+    image.close()
+
+
+def test_a_superblock_that_cannot_be_read_is_not_called_a_wrong_one_r44() -> None:
+    image = Image(MediumKind.REFUSES)
+    image.stop()
+    image.device.inject(Extent(0, SECTOR))
+    (finding,) = plan_repair(image.device).findings
+    assert finding.text == "copy 0: superblock at offset 0: page is bad, expected readable"
+    image.close()
+
+
+def test_a_journal_comes_back_into_use_when_its_medium_heals() -> None:
+    image = Image()
+    image.device.allows_recovery = False
+    image.device.inject(Extent(image.places("journal", 0)[1].offset, SECTOR))
+    image.fs.make(image.fs.root, b"one", FILE, 0, 0)
+    image.fs.checkpoint()
+    assert not read_superblock(image.device)[0].has_journal
+    image.content = read_everything(image.fs)
+    image.stop()
+    image.device.allows_recovery = True
+    fs = image.open()
+    assert fs.notices == []
+    assert read_everything(fs) == image.content
+    superblock, _ = read_superblock(image.device)
+    assert superblock.has_journal
+    fs.make(fs.root, b"two", FILE, 0, 0)
+    assert read_superblock(image.device)[0] == superblock, "the journal took it"
+    image.content = read_everything(fs)
+    image.stop()
+    assert read_everything(image.open()) == image.content
+    image.close()
+
+
+def test_a_mark_that_one_copy_does_not_take_is_in_the_other_adr_0006() -> None:
+    """Else a search, once the superblocks are lost, goes for an old checkpoint."""
+    for copy in COPIES:
+        image = Image(MediumKind.REFUSES)
+        image.device.inject(Extent(image.places("journal", 0)[copy].offset, SECTOR))
+        for number in range(5):
+            image.fs.make(image.fs.root, b"%d" % number, FILE, 0, 0)
+        content = read_everything(image.fs)
+        image.stop()
+        for place in image.places("superblock", 0):
+            image.device.inject(Extent(place.offset, SECTOR))
+        assert read_everything(image.open()) == content
+        image.close()
+
+
 # -- both copies -------------------------------------------------------------------------------
 
 
@@ -293,7 +371,10 @@ def test_what_both_copies_have_lost_is_named_and_the_rest_is_readable(
             numbers = read_by_number(fs)
             was = read_by_number(intact.fs)
             assert all(data in (was[ino], b"") for ino, data in numbers.items()), "an old state"
-            assert len(numbers) >= 6, "the rest is readable, if perhaps without a name"
+            assert len(numbers) >= 6
+            assert set(tree(fs).values()) == set(fs._state.inos()), (
+                "the rest is where it can be read"
+            )
         else:
             assert found == image.content
         with contextlib.suppress(OSError):

@@ -20,6 +20,7 @@ from rawmount import (
     ordinary_user,
     take_away,
 )
+from shadowmount import Shadowed, end_shadow
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +118,24 @@ def files(user: User, file_pool: Files) -> Files:
     """A mounted file system, empty."""
     call(file_pool.must_mount, user, 20, lambda: abort_mounts(file_pool.base))
     return file_pool
+
+
+@pytest.fixture
+def unmounted_shadow(user: User, open_mode: str, base: Path, programs: Path) -> Iterator[Shadowed]:
+    """An empty directory, and an empty one for its shadow."""
+    shadow = Shadowed(base, open_mode, programs)
+    try:
+        call(shadow.create, user, 20, lambda: None)
+        yield shadow
+    finally:
+        end_shadow(shadow, user)
+
+
+@pytest.fixture
+def shadow(user: User, unmounted_shadow: Shadowed) -> Shadowed:
+    """The same, mounted."""
+    call(unmounted_shadow.must_mount, user, 20, lambda: abort_mounts(unmounted_shadow.base))
+    return unmounted_shadow
 
 
 def _names(mark: pytest.Mark) -> list[str]:

@@ -77,6 +77,21 @@ def test_another_opens_sector_keeps_the_half_that_is_held_r50_r16(files: Files) 
     os.close(other)
 
 
+def test_a_repair_brings_nothing_back_that_was_truncated_away_r32_r12(files: Files) -> None:
+    """It keeps the good lines of a bad sector; behind the old end those are zeros."""
+    path = files.make("file", 2)
+    files.poison(path, PAGE)
+    with files.opened_file(path, os.O_RDONLY) as fd:
+        assert fails(os.pread, fd, SECTOR, PAGE)
+    os.truncate(path, PAGE + 100)
+    os.truncate(path, 2 * PAGE)
+    files.must_umount()
+    assert cli("repair", f"{files.pool}:/file", "--zero", "--apply").status == 0
+    files.must_mount()
+    wanted = bytes(64) + pattern(1)[64:100] + bytes(PAGE - 100)
+    assert path.read_bytes() == pattern(0) + wanted
+
+
 def test_a_store_behind_the_end_of_a_mapped_file_never_shows_r32(files: Files) -> None:
     path = files.make("file", 2)
     with files.opened_file(path) as fd, mmap.mmap(fd, 2 * PAGE) as mapped:

@@ -12,6 +12,7 @@ from rawmount import NEW, PAGE, SECTOR, pattern, program
 from test_files_data import ZERO_RANGE, fallocate
 
 from daxmend.host import fileioctl
+from daxmend.rescue.recovery_range import BusError, MappedRange, recovery_range
 
 pytestmark = pytest.mark.timeout(60, method="signal")
 DIAGONAL = True
@@ -267,6 +268,29 @@ def test_latent_poison_shows_at_the_first_read_and_enters_the_record_r3(files: F
     assert files.badblocks == f"{files.place(path, 3 * PAGE) // SECTOR} 1\n"
     assert files.write_at(path, NEW, 3 * PAGE) == PAGE
     assert files.badblocks == ""
+
+
+def test_a_mapped_load_of_latent_poison_faults_enters_the_record_and_says_what_to_write_r25_r26(
+    files: Files,
+) -> None:
+    """The range to recover follows from the SIGBUS alone; one aligned write of it heals."""
+    path = files.make("file")
+    files.remount()  # a page that the kernel has cached is not loaded from the medium
+    files.poison(path, 3 * PAGE + 128)
+    assert files.badblocks == ""
+    with files.mapped_file(path) as mapping:
+        found: list[object] = []
+        events = next_events(files, lambda: found.append(mapping.load(3 * PAGE + 130)))
+        assert found == [(3 * PAGE + 130, BUS_ADRERR)]
+        assert {each["event"] for each in events} >= {"poison_consumed", "file_damaged"}
+        assert files.badblocks == f"{files.place(path, 3 * PAGE) // SECTOR} 1\n"
+        base = 0x7F0000000000
+        where = MappedRange(base, 8 * PAGE, 0)
+        extent = recovery_range(BusError(BUS_ADRERR, base + 3 * PAGE + 130, 0, where))
+        assert extent == (3 * PAGE, PAGE)
+        assert files.write_at(path, NEW, extent.offset) == extent.length
+        assert files.badblocks == ""
+        assert mapping.load(3 * PAGE + 130, 8) == NEW[130:138]
 
 
 def test_verified_writes_tell_at_once_of_latent_poison_r45(files: Files) -> None:

@@ -138,6 +138,104 @@ def test_metadata_that_goes_bad_in_use_heals_and_no_user_sees_it_r43(
     files.path("kept").write_bytes(b"still writable")
 
 
+def use_everything(files: Files, wanted: dict[str, bytes]) -> None:
+    """Real system calls on all that is there; none may fail."""
+    assert sorted(os.listdir(files.mountpoint)) == sorted(wanted)
+    for name, data in wanted.items():
+        assert os.lstat(files.path(name)).st_size == len(data)
+        assert files.path(name).read_bytes() == data
+        assert os.getxattr(files.path(name), "user.name") == name.encode()
+
+
+def fill_several_pages(files: Files) -> dict[str, bytes]:
+    """Checkpoint and, after a kill, journal have several pages; returns what files hold."""
+    wanted = {}
+    for number in range(12):
+        name = f"file{number}"
+        wanted[name] = pattern(number) * 2
+        files.path(name).write_bytes(wanted[name])
+        os.setxattr(files.path(name), "user.name", name.encode())
+        os.setxattr(files.path(name), "user.more", bytes([number]) * 1500)
+    return wanted
+
+
+@pytest.mark.parametrize("latent", [False, True], ids=["recorded", "latent"])
+@pytest.mark.parametrize("structure", ["superblock", "journal", "checkpoint"])
+def test_one_bad_copy_of_any_metadata_costs_a_mount_nothing_r43(
+    files: Files, structure: str, latent: bool
+) -> None:
+    """It goes bad while nobody is there; mounting heals it and says so."""
+    rng = random.Random(structure)
+    fill_several_pages(files)
+    files.remount()
+    wanted = fill_several_pages(files)  # again: these are in the journal, those in the checkpoint
+    copies = places(files, structure)
+    used = {"superblock": 1, "journal": 4, "checkpoint": 4}[structure]
+    for number in rng.sample(range(used), min(used, 2)):
+        for copy in (0, 1):
+            kill_and_forget(files)
+            options = ["--latent"] if latent else []
+            where = ("--offset", copies[copy][number], "--length", 64 if latent else PAGE)
+            assert cli("inject", files.pool, *where, *options).status == 0
+            ran = files.mount()
+            assert ran.status == 0, ran
+            use_everything(files, wanted)
+            events = (files.control / "events").open("rb", buffering=0)
+            os.set_blocking(events.fileno(), False)
+            names = {str(each["event"]) for each in events_of(files, events.fileno())}
+            events.close()
+            assert "copy_healed" in names, names
+            files.wait_until_clean()
+            assert cli("check", files.pool).status == 0
+
+
+def kill_and_forget(files: Files) -> None:
+    """As a crash of the server does: the journal stays as it is."""
+    files.kill_server()
+    assert files.umount().status == 0
+
+
+@pytest.mark.parametrize("latent", [False, True], ids=["recorded", "latent"])
+@pytest.mark.parametrize("structure", ["journal", "checkpoint"])
+def test_what_both_copies_have_lost_is_named_and_a_mount_shows_the_rest_r43(
+    files: Files, structure: str, latent: bool
+) -> None:
+    """Read-only; and a repair, on request, makes a file system of what is left."""
+    fill_several_pages(files)
+    files.remount()
+    os.setxattr(files.path("file3"), "user.more", b"in the journal")
+    copies = places(files, structure)
+    number = 1 if structure == "checkpoint" else 0
+    kill_and_forget(files)
+    for copy in (0, 1):
+        options = ["--latent"] if latent else []
+        where = ("--offset", copies[copy][number], "--length", 64 if latent else PAGE)
+        assert cli("inject", files.pool, *where, *options).status == 0
+    checked = cli("check", files.pool)
+    assert checked.status == 8
+    assert ("F2: lost: both copies of page 1" if number else "F3: both copies have lost") in (
+        checked.out
+    )
+    ran = files.mount()
+    assert ran.status == 0, ran
+    assert "lost" in ran.err + files.log.read_text()
+    contents = {pattern(number) * 2 for number in range(12)}
+    whole = {path for path in files.mountpoint.rglob("*") if path.is_file()}
+    assert len(whole) >= 6
+    assert all(path.read_bytes() in contents for path in whole)
+    if structure == "journal":
+        assert {path.name for path in whole} == {f"file{number}" for number in range(12)}
+    else:  # with the name or without, nobody's content is gone but that of lost inodes
+        assert any(files.mountpoint.glob("lost+found/#*")) or len(whole) < 12
+    with pytest.raises(OSError, match="Read-only"):
+        files.path("new").touch()
+    files.must_umount()
+    assert cli("check", files.pool, "--repair", "--apply").status == 1
+    assert cli("check", files.pool, "--repair", "--apply").status == 0
+    files.must_mount()
+    files.path("new").write_bytes(b"writable again")
+
+
 def test_both_superblocks_lost_while_unmounted_mount_read_only_and_say_what_helps(
     files: Files,
 ) -> None:

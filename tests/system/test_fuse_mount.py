@@ -210,6 +210,28 @@ def test_a_user_cleans_up_a_dead_mount_without_privilege(open_directory: Path) -
 
 
 @needs_root
+def test_a_user_who_may_not_open_the_device_is_told_what_helps(
+    open_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["daxmend.fuse.mount"]
+    monkeypatch.setattr(module, "_DEVICE", str(open_directory / "fuse"))
+    os.mknod(open_directory / "fuse", stat.S_IFCHR | 0o600, os.makedev(10, 229))
+    (open_directory / "mnt").mkdir()
+
+    def body() -> None:
+        become_nobody()
+        with pytest.raises(UnsupportedError, match=r"by user \d+: ask root .*chmod a\+rw"):
+            try_mount(open_directory / "mnt")
+
+    (open_directory / "mnt").chmod(0o777)
+    assert wait(in_child(body)) == 0
+    (open_directory / "fuse").unlink()
+    os.mknod(open_directory / "fuse", stat.S_IFCHR | 0o600, os.makedev(10, 250))  # no such driver
+    with pytest.raises(UnsupportedError, match=r"cannot be opened: No such device.*modprobe fuse"):
+        try_mount(open_directory / "mnt")
+
+
+@needs_root
 @needs_fusermount
 def test_a_user_is_told_why_fusermount_refuses(open_directory: Path) -> None:
     (open_directory / "roots").mkdir(mode=0o755)

@@ -199,6 +199,24 @@ def test_a_mount_in_use_is_busy_and_can_be_detached(memory: Served) -> None:
     assert wait(memory.pid) == 0
 
 
+@needs_root
+def test_nor_do_they_hang_if_a_file_of_the_mount_was_inherited(memory: Served) -> None:
+    """As from a shell that has one open: whatever closes it waits for the server."""
+    (memory.path / "file").write_bytes(b"open")
+    fd = os.open(memory.path / "file", os.O_RDONLY)
+    os.set_inheritable(fd, True)
+    found = find_mount(memory.path)
+    assert found is not None
+    os.kill(memory.pid, signal.SIGSTOP)
+    assert not is_dead(found)
+    unmount_dead(memory.path)
+    assert find_mount(memory.path) is None
+    os.kill(memory.pid, signal.SIGCONT)
+    assert wait(memory.pid) == 0
+    with contextlib.suppress(OSError):
+        os.close(fd)
+
+
 def test_a_stuck_server_does_not_hang_is_dead_nor_unmount_dead(memory: Served) -> None:
     found = find_mount(memory.path)
     assert found is not None

@@ -238,10 +238,49 @@ def test_bad_free_space_of_members_is_cleared_where_it_can_be(user: User, stack:
     wait_until(lambda: stack.badblocks == left, "the janitor clears a and r, and leaves b")
 
 
+def test_messages_reach_a_target_mounted_or_not(user: User, stack: Stack) -> None:
+    """Marks of log-writes and the flush of a writecache, by `message`."""
+    stack.must_umount()
+    for name, size in (("log", "4M"), ("cache", "1M"), ("slow", "1M")):
+        stack.must("create", stack.base / f"{name}.pool", "--raw", "--size", size)
+    lines = ("0 2048 log-writes a.pool log.pool", "2048 2048 writecache cache.pool slow.pool 8")
+    stack.table("x", "\n".join(lines))
+    pool, directory = stack.base / "x.pool", stack.base / "x"
+    directory.mkdir()
+    stack.must("create", pool, "--raw", "--table", stack.base / "x.table")
+    assert stack.must("message", pool, "0", "mark", "unmounted") == ""
+    ran = cli("message", pool, "0", "mark")
+    assert (ran.status, ran.complaint) == (16, "daxmend: log-writes takes one message: mark NAME")
+    stack.must("mount", "--raw", pool, directory)
+    try:
+        with open(directory / "device", "r+b", buffering=0) as file:
+            os.pwrite(file.fileno(), b"w" * PAGE, 2048 * SECTOR)
+        stack.must("message", directory, "0", "mark", "mounted")
+        said = json.loads(stack.must("status", "--json", directory))["table"]
+        assert "dirty 1 " in said[1]
+        assert stack.must("message", directory, "2048", "losses") == ""
+        stack.must("message", directory, "2048", "flush")
+        said = json.loads(stack.must("status", "--json", directory))["table"]
+        assert "dirty 0 " in said[1]
+        for words, status, reason in (
+            (("0", "mark"), 16, "log-writes takes one message: mark NAME"),
+            (("2048", "flash"), 16, "writecache takes the messages flush, losses and clear_stats"),
+            (("4096", "mark", "x"), 16, "reaches beyond its end"),
+            (("0", "mark", "ä"), 16, "a message to a mount is ASCII"),
+        ):
+            ran = cli("message", directory, *words)
+            assert ran.status == status
+            assert reason in ran.complaint
+    finally:
+        stack.must("umount", directory)
+    log = (stack.base / "log.pool").read_bytes()
+    assert all(name in log for name in (b"unmounted\0", b"\0mounted\0"))
+
+
 def test_a_table_that_cannot_be_is_refused_by_line(user: User, stack: Stack) -> None:
     stack.must_umount()
     for text, reason in (
-        ("0 8 linear a.pool\n", "table line 1: linear takes MEMBER START"),
+        ("0 8 linear a.pool\n", "table line 1: linear takes MEMBER OFFSET"),
         ("0 8 linear gone.pool 0\n", "No such file"),
         ("\n0 8 mirror a.pool 0\n", "table line 2: there is no target 'mirror'"),
     ):

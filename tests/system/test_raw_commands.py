@@ -311,6 +311,10 @@ def test_what_is_no_pool_or_a_damaged_one_is_refused_by_every_command(pool: Moun
             ("mount", "--raw", path, pool.mountpoint),
         ):
             ran = cli(*command)
+            if command[0] == "list" and name in ("empty", "text", "zeros"):
+                # An ordinary file: the kernel is asked, which has a record of it or none.
+                assert ran.status in (0, 2), (name, command, ran)
+                continue
             assert ran.status in (status, 16 if name == "fifo" else status, 8), (name, command, ran)
             assert ran.out == ""
             assert ran.complaint.startswith("daxmend: "), (name, command, ran)
@@ -567,7 +571,7 @@ def test_another_users_mount_is_unknown_not_clean_and_cannot_be_changed_r44(
 
 # -- what is printed -----------------------------------------------------------------------
 
-MOUNT_ONLY = {"pid", "mounted_ns", "recovery", "healed", "events", "scrub"}
+MOUNT_ONLY = {"pid", "mounted_ns", "recovery", "healed", "events", "refused", "scrub"}
 
 
 def test_status_says_the_same_of_a_pool_mounted_or_not(raw: Mounted) -> None:

@@ -319,6 +319,11 @@ def test_with_recovery_off_a_bad_page_is_eio_for_writers_too_r23(raw: Mounted) -
     raw.make_bad(26)
     assert write_fails(raw, NEW, 26 * PAGE)
     assert raw.pwrite(NEW * 3, 25 * PAGE) == PAGE  # R17
+    where = ("--offset", str(26 * PAGE), "--length", str(PAGE))
+    for mode in ("--zero-range", "--punch-hole"):  # neither by any other way to write
+        ran = program("fallocate", mode, "--keep-size", *where, raw.device)
+        assert ran.status == 1
+        assert "Input/output error" in ran.err
     assert raw.badblocks == f"{26 * 8} 8\n"
     assert raw.pread(PAGE, 25 * PAGE) == NEW
     assert raw.pread(PAGE, 27 * PAGE) == pattern(27)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from daxmend.fuse import find_mount, unmount_dead
 
 _README = Path(__file__).parents[2] / "README.md"
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_PROGRAM = re.compile(r"^```python\n(# (\S+)\n.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def _transcript() -> list[tuple[str, str]]:
@@ -28,7 +30,11 @@ def _transcript() -> list[tuple[str, str]]:
     return steps
 
 
-@pytest.mark.timeout(60)
+def _no_core() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+@pytest.mark.timeout(120)
 def test_the_readme_transcript_shows_what_really_happens(tmp_path: Path) -> None:
     steps = _transcript()
     assert len(steps) > 10
@@ -38,6 +44,10 @@ def test_the_readme_transcript_shows_what_really_happens(tmp_path: Path) -> None
     environment = {**os.environ, "LC_ALL": "C", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     work = tmp_path / "work"
     work.mkdir()
+    (tmp_path / "python3").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    (tmp_path / "python3").chmod(0o755)
+    for program, name in _PROGRAM.findall(_README.read_text()):
+        (work / name).write_text(program)
     try:
         for command, expected in steps:
             done = subprocess.run(
@@ -47,6 +57,7 @@ def test_the_readme_transcript_shows_what_really_happens(tmp_path: Path) -> None
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
+                preexec_fn=_no_core,
                 text=True,
                 check=False,
             )

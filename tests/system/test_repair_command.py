@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 from filemount import Files
-from rawmount import PAGE, SECTOR, Ran, cli, program
+from rawmount import PAGE, SECTOR, Ran, cli, in_child, ordinary_user, program, wait
 
 from daxmend.extent import Extent
+from daxmend.host import zeroing
 from daxmend.host.fiemap import file_extents
-from daxmend.host.zeroing import zeroout_below
+from daxmend.host.zeroing import ZeroVerb, zeroout_below
+from daxmend.rescue.hostfile import HostFile
+from daxmend.rescue.reader import Reader
 
 pytestmark = pytest.mark.timeout(90, method="signal")
 DIAGONAL = True
@@ -217,6 +220,65 @@ def test_the_journal_can_lie_elsewhere_and_a_bad_place_changes_nothing(files: Fi
     assert len(journals(elsewhere)) == 1
     repair(path, "--undo", "--journal", elsewhere)
     assert path.read_bytes() == zeroed()
+
+
+# -- a directory, a mount ------------------------------------------------------------------
+
+
+def test_a_mount_is_repaired_from_a_backup_of_its_shape(files: Files) -> None:
+    backup = files.base / "backup"
+    for name in ("a", "below/b", "whole"):
+        for top in (backup, files.mountpoint):
+            (top / name).parent.mkdir(exist_ok=True, parents=True)
+            (top / name).write_bytes(DATA)
+    for name in ("a", "below/b"):
+        damage(files, files.path(name))
+    ran = cli("repair", files.mountpoint, "--from", backup)
+    assert ran.status == 4, ran
+    assert ran.out.count("nothing was changed") == 2
+    found = repair(files.path("below"), "--from", backup / "below", "--apply")
+    assert [each["target"] for each in found["files"]] == [str(files.path("below/b"))]
+    assert found["found_by"] == "record"
+    assert files.path("below/b").read_bytes() == DATA
+    found = repair(files.mountpoint, "--from", backup, "--apply")
+    assert [each["target"] for each in found["files"]] == [str(files.path("a"))]
+    assert found["others"] == []
+    assert files.path("a").read_bytes() == DATA
+    assert files.badblocks == ""
+    assert "no file is damaged" in cli("repair", files.mountpoint, "--zero", "--apply").out
+
+
+def test_a_journal_is_a_file_like_others_when_a_mount_is_repaired(files: Files) -> None:
+    path, copy = make(files)
+    damage(files, path)
+    repair(path, "--from", copy, "--apply")
+    (journal,) = journals(files.mountpoint)
+    files.damage(journal, 0, SECTOR)
+    ran = cli("repair", path, "--undo")
+    assert ran.status == 8, ran
+    assert "Traceback" not in ran.err
+    assert str(journal) in ran.err
+    assert path.read_bytes() == DATA
+
+
+@pytest.mark.parametrize(("user", "open_mode"), [("root", "direct")], indirect=True)
+def test_what_may_not_be_read_below_a_directory_is_unknown_r44(files: Files) -> None:
+    top = files.base / "tree"
+    top.mkdir(mode=0o755)
+    (top / "open").write_bytes(DATA)
+    (top / "secret").write_bytes(DATA)
+    (top / "secret").chmod(0)
+
+    def ask() -> None:
+        ordinary_user().become()
+        ran = cli("repair", top, "--zero", "--json")
+        assert ran.status == 2, ran
+        found = json.loads(ran.out)
+        assert [each["target"] for each in found["files"]] == [str(top / "secret")]
+        assert "Permission denied" in found["files"][0]["error"]
+        assert cli("repair", top / "secret", "--zero", "--apply").status == 2
+
+    assert wait(in_child(ask)) == 0
 
 
 # -- copies that are none ------------------------------------------------------------------
@@ -464,3 +526,40 @@ def test_immutable_read_only_and_swap_files_are_refused_with_a_hint(files: Files
                 refused(cli("repair", swap, "--zero", "--apply"), 8, "swap")
             finally:
                 program("swapoff", swap)
+
+
+@needs_root
+@pytest.mark.parametrize(("user", "open_mode"), [("root", "direct")], indirect=True)
+def test_what_takes_no_write_is_zeroed_through_the_blocks_below_r34(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that heals by WRITE ZEROES alone, under a file system that cannot pass that on."""
+
+    def missing(fd: int, extent: Extent) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    def failing(reader: Reader, offset: int, data: bytes) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(zeroing, "write_zeroes", missing)
+    monkeypatch.setattr(Reader, "write", failing)
+    disk = files.base / "disk"
+    with open(disk, "wb") as file:
+        file.truncate(16 << 20)
+    with ext4(disk, files.base / "ext4") as directory:
+        path = directory / "file"
+        path.write_bytes(DATA)
+        subject = HostFile(path, "file", writable=True)
+        before = subject.extents()
+        try:
+            assert subject.zero(Extent(3 * PAGE, 2 * PAGE)) == ZeroVerb.BLKZEROOUT
+        except OSError as error:
+            if error.errno in (errno.EBUSY, errno.EPERM):
+                pytest.skip("this kernel lets nobody write to a mounted disk")
+            raise
+        finally:
+            subject.close()
+        assert path.read_bytes() == DATA[: 3 * PAGE] + bytes(2 * PAGE) + DATA[5 * PAGE :]
+        subject = HostFile(path, "file")
+        assert subject.extents() == before
+        subject.close()

@@ -1,24 +1,22 @@
 """Guarded copies, flushing copies, and the few system calls that Python has no name for."""
 
 from daxmend._native._core import (
+    Watch,
     address_of,
     fence,
     flush,
     forget_segv,
     forward_segv,
     install,
-    madvise,
-    map_file,
     memory_at,
     read,
     read_into,
     store_line,
-    unmap,
-    userfaultfd,
     write,
     write_flush,
 )
 from daxmend._native.fault import MemoryFault
+from daxmend._native.mapping import madvise, map_again, map_file, unmap, userfaultfd
 
 try:
     from daxmend._native._core import digest
@@ -27,6 +25,7 @@ except ImportError:  # built where <xxhash.h> was not
 
 __all__ = [
     "MemoryFault",
+    "Watch",
     "address_of",
     "digest",
     "fence",
@@ -35,6 +34,7 @@ __all__ = [
     "forward_segv",
     "install",
     "madvise",
+    "map_again",
     "map_file",
     "memory_at",
     "read",

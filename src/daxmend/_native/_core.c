@@ -1,18 +1,15 @@
 /* The Python face of trap.c and move.c. What each function promises stands in _core.pyi. */
-#define _GNU_SOURCE /* MAP_FIXED and friends, syscall */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "digest.h"
 #include "move.h"
 #include "trap.h"
+#include "watch.h"
 
 struct state {
     PyObject *fault_class;
@@ -280,7 +277,7 @@ static PyObject *fence(PyObject *module, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-/* --- Windows --------------------------------------------------------------------------------- */
+/* --- Memory ---------------------------------------------------------------------------------- */
 
 static PyObject *checked(int error)
 {
@@ -293,36 +290,6 @@ static PyObject *install(PyObject *module, PyObject *unused)
     return checked(trap_install());
 }
 
-static PyObject *open_userfaultfd(PyObject *module, PyObject *flags)
-{
-    (void)module;
-    int value;
-    if (!PyArg_Parse(flags, "i", &value))
-        return NULL;
-    long fd = syscall(SYS_userfaultfd, value);
-    return fd >= 0 ? PyLong_FromLong(fd) : from_errno(errno);
-}
-
-static PyObject *map_file(PyObject *module, PyObject *args, PyObject *keywords)
-{
-    static char *names[] = {"fd", "offset", "length", "prot", "flags", "address", NULL};
-    int fd, prot, flags;
-    Py_ssize_t length;
-    long long offset;
-    unsigned long long address = 0;
-    (void)module;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iLnii|K", names, &fd, &offset, &length, &prot,
-                                     &flags, &address))
-        return NULL;
-    if (length < 0)
-        return from_errno(EINVAL);
-    void *start;
-    Py_BEGIN_ALLOW_THREADS;
-    start = mmap((void *)(uintptr_t)address, (size_t)length, prot, flags, fd, (off_t)offset);
-    Py_END_ALLOW_THREADS;
-    return start == MAP_FAILED ? from_errno(errno) : PyLong_FromSize_t((size_t)start);
-}
-
 static bool as_range(PyObject *const *args, uintptr_t *address, Py_ssize_t *length)
 {
     if (!as_address(args[0], address) || !as_size(args[1], length))
@@ -332,35 +299,6 @@ static bool as_range(PyObject *const *args, uintptr_t *address, Py_ssize_t *leng
     PyErr_Format(PyExc_ValueError, "address %zu and length %zd are no range of memory",
                  (size_t)*address, *length);
     return false;
-}
-
-static PyObject *unmap(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    uintptr_t address;
-    Py_ssize_t length;
-    int result;
-    (void)module;
-    if (!has_count("unmap", count, 2) || !as_range(args, &address, &length))
-        return NULL;
-    Py_BEGIN_ALLOW_THREADS;
-    result = munmap((void *)address, (size_t)length);
-    Py_END_ALLOW_THREADS;
-    return checked(result == 0 ? 0 : errno);
-}
-
-static PyObject *advise(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    uintptr_t address;
-    Py_ssize_t length;
-    int advice, result;
-    (void)module;
-    if (!has_count("madvise", count, 3) || !as_range(args, &address, &length) ||
-        !PyArg_Parse(args[2], "i", &advice))
-        return NULL;
-    Py_BEGIN_ALLOW_THREADS;
-    result = madvise((void *)address, (size_t)length, advice);
-    Py_END_ALLOW_THREADS;
-    return checked(result == 0 ? 0 : errno);
 }
 
 static PyObject *memory_at(PyObject *module, PyObject *const *args, Py_ssize_t count)
@@ -407,6 +345,112 @@ static PyObject *forget_segv(PyObject *module, PyObject *const *args, Py_ssize_t
     return checked(trap_forget(address, (size_t)length));
 }
 
+/* --- Watches --------------------------------------------------------------------------------- */
+
+struct watch_object {
+    PyObject_HEAD
+    struct watch watch;
+};
+
+static struct watch *watch_of(PyObject *self)
+{
+    return &((struct watch_object *)self)->watch;
+}
+
+static PyObject *watch_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    unsigned long long address, length;
+    int protection;
+    (void)keywords;
+    if (!PyArg_ParseTuple(args, "KKi", &address, &length, &protection))
+        return NULL;
+    PyObject *self = ((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    if (self == NULL)
+        return NULL;
+    struct watch *watch = watch_of(self);
+    watch->start = address; /* the rest is zeros */
+    watch->length = length;
+    watch->protection = protection;
+    int error = watch_make(watch);
+    if (error == 0)
+        return self;
+    Py_DECREF(self);
+    return from_errno(error);
+}
+
+static PyObject *start_watch(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    int error = trap_install();
+    if (error != 0)
+        return from_errno(error);
+    watch_start(watch_of(self));
+    Py_RETURN_NONE;
+}
+
+static PyObject *stop_watch(PyObject *self, PyObject *unused)
+{
+    struct watch *watch = watch_of(self);
+    bool is_dirty;
+    (void)unused;
+    Py_BEGIN_ALLOW_THREADS;
+    is_dirty = watch_stop(watch);
+    Py_END_ALLOW_THREADS;
+    return PyBool_FromLong(is_dirty);
+}
+
+static PyObject *settle_watch(PyObject *self, PyObject *args)
+{
+    unsigned long long count, length;
+    if (!PyArg_ParseTuple(args, "KK", &count, &length))
+        return NULL;
+    watch_settle(watch_of(self), count, length);
+    Py_RETURN_NONE;
+}
+
+static PyObject *read_watch(PyObject *self, PyObject *first)
+{
+    Py_ssize_t start;
+    if (!as_size(first, &start) || start < 0)
+        return PyErr_Occurred() ? NULL : from_errno(EINVAL);
+    struct watch *watch = watch_of(self);
+    size_t count = (size_t)start < watch->count ? watch->count - (size_t)start : 0;
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, count * sizeof *watch->entries);
+    if (bytes != NULL)
+        watch_read(watch, (struct watch_entry *)PyBytes_AsString(bytes), (size_t)start, count);
+    return bytes;
+}
+
+static void watch_free(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    watch_forget(watch_of(self));
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef watch_methods[] = {
+    {"start", start_watch, METH_NOARGS, NULL},
+    {"stop", stop_watch, METH_NOARGS, NULL},
+    {"read", read_watch, METH_O, NULL},
+    {"settle", settle_watch, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot watch_slots[] = {
+    {Py_tp_new, watch_new},
+    {Py_tp_dealloc, watch_free},
+    {Py_tp_methods, watch_methods},
+    {0, NULL},
+};
+
+static PyType_Spec watch_spec = {
+    .name = "daxmend._native._core.Watch",
+    .basicsize = sizeof(struct watch_object),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = watch_slots,
+};
+
 /* --- The module ------------------------------------------------------------------------------ */
 
 #define FAST(name, function) {name, (PyCFunction)(void (*)(void))(function), METH_FASTCALL, NULL}
@@ -423,10 +467,6 @@ static PyMethodDef methods[] = {
 #endif
     {"fence", fence, METH_NOARGS, NULL},
     {"install", install, METH_NOARGS, NULL},
-    {"userfaultfd", open_userfaultfd, METH_O, NULL},
-    {"map_file", (PyCFunction)(void (*)(void))map_file, METH_VARARGS | METH_KEYWORDS, NULL},
-    FAST("unmap", unmap),
-    FAST("madvise", advise),
     FAST("memory_at", memory_at),
     {"address_of", address_of, METH_O, NULL},
     FAST("forward_segv", forward_segv),
@@ -443,7 +483,10 @@ static int execute(PyObject *module)
     state->fault_class = PyObject_GetAttrString(faults, "MemoryFault");
     Py_DECREF(faults);
     move_choose();
-    return state->fault_class == NULL ? -1 : 0;
+    PyObject *watch = PyType_FromModuleAndSpec(module, &watch_spec, NULL);
+    bool is_added = watch != NULL && PyModule_AddType(module, (PyTypeObject *)watch) == 0;
+    Py_XDECREF(watch);
+    return state->fault_class != NULL && is_added ? 0 : -1;
 }
 
 /* The class knows nothing of this module, so there is no cycle to look for. */

@@ -77,25 +77,6 @@ def fence() -> None:
 def install() -> None:
     """Puts the handlers of SIGBUS and SIGSEGV in place now, over any that came later. `OSError`."""
 
-def userfaultfd(flags: int, /) -> int:
-    """userfaultfd(2): a new file descriptor; without O_CLOEXEC in `flags` it survives an exec.
-
-    `OSError`: ENOSYS, or EPERM without UFFD_USER_MODE_ONLY (1). It belongs to this address space: a
-    forked child has to open its own.
-    """
-
-def map_file(fd: int, offset: int, length: int, prot: int, flags: int, address: int = 0) -> int:
-    """mmap(2): the address. `prot` and `flags` as in the `mmap` module; `OSError`.
-
-    With MAP_FIXED (16) it replaces whatever is at `address`, also under somebody's buffer.
-    """
-
-def unmap(address: int, length: int, /) -> None:
-    """munmap(2). Whoever still holds a `memory_at` of it gets a SIGSEGV. `OSError`."""
-
-def madvise(address: int, length: int, advice: int, /) -> None:
-    """madvise(2), any advice, also those that the `mmap` module does not know. `OSError`."""
-
 def memory_at(address: int, length: int, readonly: bool, /) -> memoryview:
     """Memory at an address, as bytes. Nothing keeps it mapped: that is the caller's duty.
 
@@ -104,6 +85,47 @@ def memory_at(address: int, length: int, readonly: bool, /) -> memoryview:
 
 def address_of(memory: Buffer, /) -> int:
     """Where the first byte of a buffer is. Valid as long as the caller holds the buffer."""
+
+class Watch:
+    """Between `start` and `stop`, a page of the range that faults becomes zeros, in every thread.
+
+    The range is whole pages of a mapping of a file, and `protection` is the mapping's, and the
+    zeros'. The caller keeps the mapping, and maps the file back.
+
+    A fault is a SIGBUS of an instruction (not BUS_ADRALN), or a SIGSEGV in a range of
+    `forward_segv`, whose address is in the range. One inside a guarded call is that call's. Any
+    number of watches may overlap: each is told. Works in a forked child.
+
+    Where one bad page follows the other, the kernel is asked about those behind them, and what
+    would fault becomes zeros in the same call, never more than were met already. After 16,384
+    entries, in a range without PROT_WRITE, 2 MiB around a fault are copied at once, up to 1 GiB:
+    others' changes of the file are then not seen. Where no mapping is left (vm.max_map_count),
+    zeros take the place of good pages too.
+    """
+
+    def __new__(cls, address: int, length: int, protection: int, /) -> Watch:
+        """At most 65,536 watches at a time (`OSError` ENOMEM)."""
+
+    def start(self) -> None:
+        """Puts the handlers on top, and watches. Not twice. `OSError`."""
+
+    def stop(self) -> bool:
+        """Ends it; only after `start`. Whether there is something to map back."""
+
+    def settle(self, count: int, length: int, /) -> None:
+        """Tells that the first `count` entries, the last of this length, were mapped back.
+
+        Until then a watch of others that starts is told of them: they fault for nobody any more.
+        """
+
+    def read(self, first: int, /) -> bytes:
+        """What was done since the watch was made, from entry `first` on; 24 bytes an entry.
+
+        In the machine's order: offset and length (64 bits each, bytes of the range), si_code and
+        what was done (32 bits each): 0 faulted, now zeros; 1 a copy of the good pages; 2 zeros,
+        and nobody knows what was bad. In the order of time; the last entry can still grow. What
+        does not fit in 1,048,576 entries becomes one of the last kind.
+        """
 
 def forward_segv(address: int, length: int, /) -> None:
     """From now on a missing page in this range is a SIGBUS: BUS_MCEERR_AR, lsb 12, exact address.

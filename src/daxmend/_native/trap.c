@@ -1,11 +1,13 @@
 #define _GNU_SOURCE /* REG_RSP, gettid, the siginfo fields */
 #include "trap.h"
 
+#include "table.h"
+#include "watch.h"
+
 #include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -119,80 +121,35 @@ static uintptr_t instruction(const void *context)
 
 /* --- Ranges whose SIGSEGV is passed on as SIGBUS --------------------------------------------- */
 
-/* A table that handlers in any thread read without a lock while the holder of the GIL changes it.
- * Blocks of slots are only ever added. A slot is free while `start` is 0; its length is written
- * before its start and read after it. */
-
-enum { SLOTS = 255 };
-
-struct slot {
-    atomic_uintptr_t start;
-    atomic_size_t length;
-};
-
-struct block {
-    struct block *_Atomic next;
-    struct slot slots[SLOTS];
-};
-
-static struct block forwarded;
-
-static bool slot_holds(struct slot *slot, uintptr_t address)
-{
-    uintptr_t start = atomic_load(&slot->start);
-    return start != 0 && address - start < atomic_load(&slot->length);
-}
-
-static bool slot_is_free(struct slot *slot, uintptr_t unused)
-{
-    (void)unused;
-    return atomic_load(&slot->start) == 0;
-}
-
-static struct slot *find_slot(bool (*matches)(struct slot *, uintptr_t), uintptr_t address)
-{
-    for (struct block *block = &forwarded; block != NULL; block = atomic_load(&block->next))
-        for (int i = 0; i < SLOTS; i++)
-            if (matches(&block->slots[i], address))
-                return &block->slots[i];
-    return NULL;
-}
-
-static struct slot *add_block(void)
-{
-    struct block *last = &forwarded, *block = calloc(1, sizeof *block);
-    if (block == NULL)
-        return NULL;
-    while (atomic_load(&last->next) != NULL)
-        last = atomic_load(&last->next);
-    atomic_store(&last->next, block);
-    return &block->slots[0];
-}
+static struct table forwarded;
 
 int trap_forward(uintptr_t address, size_t length)
 {
     int error = trap_install();
     if (error != 0)
         return error;
-    struct slot *slot = find_slot(slot_is_free, 0);
-    if (slot == NULL && (slot = add_block()) == NULL)
+    struct slot *slot = table_take(&forwarded, &forwarded);
+    if (slot == NULL)
         return ENOMEM;
-    atomic_store(&slot->length, length);
-    atomic_store(&slot->start, address);
+    table_show(slot, address, length);
     return 0;
 }
 
 int trap_forget(uintptr_t address, size_t length)
 {
-    for (struct block *block = &forwarded; block != NULL; block = atomic_load(&block->next))
-        for (int i = 0; i < SLOTS; i++) {
-            struct slot *slot = &block->slots[i];
-            if (atomic_load(&slot->start) == address && atomic_load(&slot->length) == length) {
-                atomic_store(&slot->start, 0);
-                return 0;
-            }
+    struct slot *slot;
+    for (size_t cursor = 0; (slot = table_next(&forwarded, &cursor, address, 1)) != NULL;)
+        if (atomic_load(&slot->start) == address && atomic_load(&slot->length) == length) {
+            table_give_back(slot);
+            return 0;
         }
     return ENOENT;
+}
+
+static bool is_in_forwarded(uintptr_t address)
+{
+    size_t cursor = 0;
+    return table_next(&forwarded, &cursor, address, 1) != NULL;
 }
 
 /* A guard region has no page (SEGV_MAPERR). A store to a read-only mapping (SEGV_ACCERR) is the
@@ -200,7 +157,7 @@ int trap_forget(uintptr_t address, size_t length)
 static bool is_forwarded(int signal, const siginfo_t *info)
 {
     return signal == SIGSEGV && info->si_code == SEGV_MAPERR &&
-           find_slot(slot_holds, address_of(info)) != NULL;
+           is_in_forwarded(address_of(info));
 }
 
 /* Sends this thread the SIGBUS that a real memory error would raise. It stays blocked until this
@@ -273,7 +230,7 @@ static void call(const struct sigaction *handler, int signal, siginfo_t *info, v
 }
 
 /* Whether the kernel can read there. sigprocmask reads its set before it refuses a bad `how`. */
-static bool is_readable(uintptr_t address)
+bool trap_is_readable(uintptr_t address)
 {
     return syscall(SYS_rt_sigprocmask, ~0, address & ~(uintptr_t)7, NULL, 8) == 0 ||
            errno != EFAULT;
@@ -302,7 +259,7 @@ static bool comes_back(int signal, const siginfo_t *info, const void *context, c
 static bool has_settled(int signal, const siginfo_t *info, const void *context, uintptr_t at)
 {
     return !is_synchronous(signal, info) || instruction(context) != at ||
-           is_readable(address_of(info));
+           trap_is_readable(address_of(info));
 }
 
 static void pass_on(int signal, siginfo_t *info, void *context)
@@ -333,9 +290,7 @@ static void pass_on(int signal, siginfo_t *info, void *context)
 
 /* --- The handler ----------------------------------------------------------------------------- */
 
-/* A memory error names the failing unit by its lowest address bits: `si_addr` may be anywhere in
- * it, also before the range of the move. */
-static uintptr_t width_of(const struct fault *fault)
+uintptr_t trap_width(const struct fault *fault)
 {
     return fault->lsb > 0 && fault->lsb < 48 ? (uintptr_t)1 << fault->lsb : 1;
 }
@@ -343,7 +298,7 @@ static uintptr_t width_of(const struct fault *fault)
 /* The offset of the fault from `start`, or `length` where it is outside. */
 static size_t offset_in(const struct fault *fault, const char *start, size_t length)
 {
-    uintptr_t width = width_of(fault), first = fault->address & ~(width - 1);
+    uintptr_t width = trap_width(fault), first = fault->address & ~(width - 1);
     if (first < (uintptr_t)start)
         return (uintptr_t)start - first < width ? 0 : length;
     return first - (uintptr_t)start < length ? first - (uintptr_t)start : length;
@@ -399,16 +354,18 @@ static void restore_float_control(const void *context)
 static void on_fault(int signal, siginfo_t *info, void *context)
 {
     struct guard *guard = current;
-    if (guard != NULL && is_synchronous(signal, info) && is_copying(guard, context)) {
-        struct fault fault = describe(signal, info);
-        if (is_inside(guard, &fault)) {
-            *guard->fault = fault;
-            restore_float_control(context);
-            JUMP(guard->jump);
-        }
+    struct fault fault = describe(signal, info);
+    bool is_synchronous_fault = is_synchronous(signal, info);
+    if (guard != NULL && is_synchronous_fault && is_copying(guard, context) &&
+        is_inside(guard, &fault)) {
+        *guard->fault = fault;
+        restore_float_control(context);
+        JUMP(guard->jump);
     }
     int saved = errno;
-    if (is_forwarded(signal, info))
+    if (is_synchronous_fault && fault.signal == SIGBUS && watch_catch(&fault))
+        ; /* zeros are there now: the instruction goes on */
+    else if (is_forwarded(signal, info))
         forward(info, context);
     else
         pass_on(signal, info, context);

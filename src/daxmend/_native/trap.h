@@ -2,6 +2,7 @@
 #ifndef DAXMEND_TRAP_H
 #define DAXMEND_TRAP_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,6 +15,13 @@ struct fault {
     int code;
     int lsb; /* 0 where the code carries none */
 };
+
+/* A memory error names the failing unit by its lowest address bits: `address` may be anywhere in its
+ * bytes, also before the range of a move. 1 where the fault says nothing of it. */
+uintptr_t trap_width(const struct fault *fault);
+
+/* Whether the kernel can read there. */
+bool trap_is_readable(uintptr_t address);
 
 /* Puts the two handlers in place, also over later ones. 0 or an errno. Call with the GIL. */
 int trap_install(void);

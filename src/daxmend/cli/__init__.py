@@ -9,20 +9,24 @@ import os
 import signal
 import sys
 
-COMMANDS = (
-    "create",
-    "mount",
-    "umount",
-    "list",
-    "locate",
-    "status",
-    "inject",
-    "scrub",
-    "salvage",
-    "repair",
-    "check",
-    "demo",
-)
+# What `daxmend --help` says of each, without importing it.
+COMMANDS = {
+    "create": "Make a pool: a device in one file, with a file system.",
+    "mount": "Show a pool to programs, at a directory.",
+    "shadow": "Show a directory once more, with faults on demand.",
+    "umount": "End a mount, also one whose server has died.",
+    "list": "Print what the bad-block record says.",
+    "locate": "Print which bytes of which files are bad.",
+    "status": "Print a screenful on one target.",
+    "inject": "Make bytes bad, to rehearse.",
+    "scrub": "Find what has failed unnoticed.",
+    "message": "Tell a line of a mapped device something.",
+    "salvage": "Save all of a file that can be read.",
+    "repair": "Give bad pages new bytes, in place.",
+    "watch": "Tell what goes bad as it happens.",
+    "check": "Check a file system; plan or do a repair of it.",
+    "demo": "The story on real files, in under 30 seconds.",
+}
 
 
 def main() -> None:

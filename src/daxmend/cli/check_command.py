@@ -15,7 +15,8 @@ from daxmend.cli.option import (
 from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE, EXIT_FAILED, EXIT_REPAIRED
 from daxmend.extent import Extent
 from daxmend.fs import Finding
-from daxmend.rescue import DeviceTarget, open_device_target
+from daxmend.rescue.opening import open_device_target
+from daxmend.rescue.target import DeviceTarget
 
 
 class _Outcome(NamedTuple):
@@ -37,7 +38,7 @@ class _Outcome(NamedTuple):
         return EXIT_REPAIRED if self.is_applied else EXIT_DONE
 
 
-@click.command("check", short_help="Check a file system; plan or do a repair of it.")
+@click.command("check")
 @click.argument("pool", type=TARGET)
 @click.option("--repair", is_flag=True, help="Print what a repair would do, and change nothing.")
 @click.option("--apply", "is_applying", is_flag=True, help="With --repair: do it, check again.")
@@ -99,11 +100,13 @@ def _describe(finding: Finding) -> dict[str, object]:
 
 
 def _print_text(name: str, outcome: _Outcome) -> None:
-    count = len(outcome.findings)
-    click.echo(f"{name}: {count} findings" if count else f"{name}: the file system is whole")
+    said = _count(outcome.findings) if outcome.findings else "the file system is whole"
+    click.echo(f"{name}: {said}")
     _print_findings(outcome.findings)
     if outcome.steps is not None:
         _print_repair(name, outcome)
+    elif outcome.findings:
+        click.echo(f"what a repair would do: daxmend check {name} --repair")
     length = sum(run.length for run in outcome.badblocks)
     if length:
         click.echo(f"{name}: {length} bytes are recorded as bad; see: daxmend locate {name}")
@@ -115,14 +118,18 @@ def _print_repair(name: str, outcome: _Outcome) -> None:
     for step in outcome.steps or ():
         click.echo(f"  {printable(step)}")
     if outcome.is_applied:
-        left = len(outcome.remaining)
-        said = f"{left} findings remain" if left else "the file system is whole"
+        left = outcome.remaining
+        said = f"still {_count(left)}" if left else "the file system is whole"
         click.echo(f"{name}: checked again: {said}")
         _print_findings(outcome.remaining)
     elif outcome.steps:
         click.echo(f"nothing was changed; do it with: daxmend check {name} --repair --apply")
     elif outcome.findings:
         click.echo("there is no repair for that")
+
+
+def _count(findings: list[Finding]) -> str:
+    return "1 finding" if len(findings) == 1 else f"{len(findings)} findings"
 
 
 def _print_findings(findings: list[Finding]) -> None:

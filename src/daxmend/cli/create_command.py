@@ -10,11 +10,11 @@ from daxmend.cli.option import PATH, SIZE, after, json_option, print_json
 from daxmend.errors import UsageError
 from daxmend.media.backing import Durability
 from daxmend.media.pool import Content, MediumKind
-from daxmend.stack import create, create_table
+from daxmend.stack.pool import create, create_table
 from daxmend.units import CLEAR_UNIT, format_size
 
 
-@click.command("create", short_help="Make a pool: a device in one file, with a file system.")
+@click.command("create")
 @click.argument("pool", type=PATH)
 @click.option("--size", type=SIZE, help="Bytes of the device: 64M, 1G …; without --table.")
 @click.option("--raw", is_flag=True, help="A bare device, without a file system.")

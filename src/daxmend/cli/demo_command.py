@@ -36,7 +36,7 @@ class DemoFailedError(DaxmendError):
     """A step did not do what it says."""
 
 
-@click.command("demo", short_help="The story on real files, in under 30 seconds.")
+@click.command("demo")
 def command() -> None:
     """Damage, EIO, SIGBUS and an in-place heal, shown on real files in under 30 seconds."""
     _say(

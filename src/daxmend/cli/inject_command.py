@@ -4,14 +4,25 @@ from pathlib import Path
 
 import click
 
-from daxmend.cli.option import SIZE, TARGET, after, json_option, print_json, printable, using
+from daxmend.cli.option import (
+    SIZE,
+    TARGET,
+    after,
+    json_option,
+    print_json,
+    printable,
+    read_plan,
+    using,
+)
 from daxmend.errors import DaxmendError, UnknownStateError, UsageError
 from daxmend.extent import Extent
-from daxmend.faults import NO_FILES, Fault, FaultKind, parse_plan
-from daxmend.rescue import open_target
+from daxmend.faults import NO_FILES, Fault, FaultKind, parse_numbered
+from daxmend.rescue.opening import open_target
+from daxmend.rescue.shadow import ShadowTarget
+from daxmend.rescue.target import Target
 
 
-@click.command("inject", short_help="Make bytes bad, to rehearse.")
+@click.command("inject")
 @click.argument("target", type=TARGET)
 @click.option("--offset", type=SIZE, help="First byte, from the start of TARGET.")
 @click.option("--length", type=SIZE, help="How many bytes.")
@@ -21,7 +32,7 @@ from daxmend.rescue import open_target
 @click.option(
     "--plan",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A fault plan: '- OFFSET LENGTH until-written|once|latent' lines.",
+    help="A fault plan: 'PATTERN OFFSET LENGTH until-written|once|latent' lines.",
 )
 @json_option
 def command(
@@ -40,8 +51,11 @@ def command(
     Offsets are bytes from the start of the thing named; a range that meets a hole of a file is an
     error, and nothing becomes bad.
 
-    The range widens to sectors of 512 bytes, with --latent to cachelines of 64. Its bytes are
-    overwritten: this is a rehearsal, not for a pool that holds your only copy.
+    On a shadow mount the bytes below stay as they are; a plan for its directory says in each line
+    which files go bad, and for every other TARGET the pattern is -.
+
+    The range widens to sectors of 512 bytes, with --latent to cachelines of 64. In a
+    pool its bytes are overwritten: this is a rehearsal, not for a pool that holds your only copy.
     """
     if plan is not None and (latent or once or uninject):
         raise click.UsageError("a plan says itself how its faults fail")
@@ -54,7 +68,8 @@ def command(
     kind = FaultKind.ONCE if once else FaultKind.UNTIL_WRITTEN
     if latent or uninject:  # of lines, not of sectors
         kind = FaultKind.LATENT
-    faults = _read_plan(plan) if plan is not None else []
+    numbered = parse_numbered(read_plan(plan)) if plan is not None else []
+    faults = [fault for _, fault in numbered]
     if offset is not None and length is not None:
         faults.append(Fault.of(Extent(offset, length), kind))
     try:
@@ -62,24 +77,23 @@ def command(
     except UnknownStateError as error:  # nobody asked for a state: this could not be done
         raise DaxmendError(str(error)) from None
     with using(opened):
+        _check_patterns(opened, faults, plan)
         if uninject:
             done = [(opened.uninject(fault.extent), "free of poison") for fault in faults]
         else:
-            opened.inject(faults)
+            if isinstance(opened, ShadowTarget) and numbered:
+                opened.inject_numbered(numbered)
+            else:
+                opened.inject(faults)
             done = [(fault.extent, fault.kind.value) for fault in faults]
     with after(f"{target} was changed"):
         _report(target, done, as_json)
 
 
-def _read_plan(plan: Path) -> list[Fault]:
-    try:
-        faults = parse_plan(plan.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{plan} is not text: byte {error.start} is not UTF-8") from None
+def _check_patterns(target: Target, faults: list[Fault], plan: Path | None) -> None:
     for fault in faults:
-        if fault.pattern != NO_FILES:
+        if fault.pattern != NO_FILES and not isinstance(target, ShadowTarget):
             raise UsageError(f"{plan}: '{fault}': a device has no files; the pattern must be -")
-    return faults
 
 
 def _report(target: str, done: list[tuple[Extent, str]], as_json: bool) -> None:

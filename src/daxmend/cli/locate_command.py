@@ -1,54 +1,100 @@
 """`daxmend locate`: what the bad blocks mean for files, and where a file lies."""
 
+import sys
+from pathlib import Path
+
 import click
 
 from daxmend.cli.option import (
+    PATH,
     TARGET,
-    describe_badblocks,
     describe_owner,
+    describe_places,
     describe_range,
+    describe_record,
+    is_of_host,
     json_option,
     print_json,
     printable,
+    record_status,
     using,
 )
-from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE, UsageError
-from daxmend.rescue import FileExtent, FileTarget, Range, Target, locate, open_target
+from daxmend.errors import UsageError
+from daxmend.extent import Extent, merged
+from daxmend.rescue.file import FileTarget
+from daxmend.rescue.hosttarget import HostFileTarget, HostTarget
+from daxmend.rescue.opening import open_target
+from daxmend.rescue.readscrub import read_mapfile, unreadable
+from daxmend.rescue.shadow import ShadowTarget
+from daxmend.rescue.target import FileExtent, Range, Target, locate
+from daxmend.units import SECTOR
 
 
-@click.command("locate", short_help="Print which bytes of which files are bad.")
+@click.command("locate")
 @click.argument("target", type=TARGET)
 @click.option("--extents", is_flag=True, help="Print all extents of a file instead.")
+@click.option(
+    "--mapfile", type=PATH, help="Locate what a scrub could not read, instead of the record."
+)
 @json_option
-def command(target: str, extents: bool, as_json: bool) -> int:
+def command(target: str, extents: bool, mapfile: Path | None, as_json: bool) -> int:
     """Print which bytes of which files are bad.
 
-    TARGET is a pool or a mount's directory: each bad range of the device, and the file and the
-    bytes of it that lie there, metadata, or free space. Or a file, POOL:/PATH or on a mount: its
-    bad ranges, in bytes of the file. Latent poison is not among them; a scrub finds it.
+    TARGET is a pool, a mount point, or a block device: each bad range of the device, and the file
+    and the bytes of it that lie there, metadata, or free space; of a real device also through
+    partitions, dm and loop devices on it. Or a file, POOL:/PATH or any: its bad ranges, in bytes of
+    the file. Latent poison is not among them; a scrub finds it. Of a device whose driver keeps no
+    record, the mapfile of a scrub (or of GNU ddrescue) says what is bad.
 
     Exits 0 if nothing is bad, 4 if bad ranges remain, 2 if it could not be asked.
     """
     with using(open_target(target)) as opened:
-        if extents and not isinstance(opened, FileTarget):
+        if extents and not isinstance(opened, FileTarget | HostFileTarget):
             raise UsageError(f"{target} is no file: --extents asks where a file lies")
-        found = locate(opened)
+        if mapfile is None:
+            given = None
+        elif isinstance(opened, HostTarget):
+            given = unreadable(read_mapfile(mapfile, opened.size))
+        else:
+            raise UsageError(f"{target} has a record of its own: --mapfile is for other devices")
+        found = _locate(opened, given, show_progress=not as_json)
         if as_json:
             _print_document(opened, found, with_extents=extents)
-        elif isinstance(opened, FileTarget):
-            _print_extents(opened.extents) if extents else _print_file(opened, found)
-        else:
-            _print_device(opened, found)
-    return EXIT_BAD_REMAINS if found else EXIT_DONE
+        elif isinstance(opened, FileTarget | HostFileTarget) and extents:
+            _print_extents(opened.extents)
+        elif found or not opened.unknown:
+            _print_ranges(opened, found)
+        return record_status(opened, is_bad=bool(found))
+
+
+def _locate(target: Target, given: list[Extent] | None, *, show_progress: bool) -> list[Range]:
+    """The ranges with their owners; a bar on a terminal where every file has to be looked at."""
+    if not isinstance(target, HostTarget):
+        return locate(target)
+    if not show_progress or not sys.stderr.isatty():
+        return target.locate(lambda done, total: None, given)
+    with click.progressbar(length=1, label="files", file=sys.stderr) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.length = max(total, 1)
+            bar.update(done - bar.pos)
+
+        return target.locate(advance, given)
 
 
 def _print_document(target: Target, found: list[Range], *, with_extents: bool) -> None:
+    if is_of_host(target):  # owners may share a range
+        badblocks = merged(dict.fromkeys(each.extent.widened(SECTOR) for each in found))
+    else:
+        badblocks = target.badblocks()
     document: dict[str, object] = {
         "target": target.name,
-        **describe_badblocks(target.badblocks()),
-        "ranges": [describe_range(each, target) for each in found],
+        **describe_record(target, badblocks),
+        "ranges": [
+            describe_range(each, target, has_owners=target.content == "host") for each in found
+        ],
     }
-    if with_extents and isinstance(target, FileTarget):
+    if with_extents and isinstance(target, FileTarget | HostFileTarget):
         document["extents"] = [
             {
                 "offset": extent.offset,
@@ -72,28 +118,43 @@ def _print_extents(extents: list[FileExtent]) -> None:
         click.echo(f"{offsets} {extent.length:>12}   {_state(extent)}")
 
 
-def _say_sum(target: Target, found: list[Range]) -> None:
-    length = sum(each.extent.length for each in found)
+def _print_ranges(target: Target, found: list[Range]) -> None:
+    length = sum(extent.length for extent in {each.extent for each in found})
     said = f"{length} bytes are bad" if found else "nothing is recorded as bad"
     click.echo(f"{printable(target.name)}: {said}")
-
-
-def _print_file(target: Target, found: list[Range]) -> None:
-    _say_sum(target, found)
-    if found:
+    if not found:
+        return
+    if isinstance(target, ShadowTarget):
+        _print_shadow(target, found)
+        return
+    if target.content == "file":
         click.echo(f"{'FILE_OFFSET':>16} {'LENGTH':>12} {'DEVICE_OFFSET':>16}   STATE")
-    for each in found:
-        offsets = f"{each.extent.offset:>16} {each.extent.length:>12} {each.device_offset:>16}"
-        click.echo(f"{offsets}   {each.kind}")
-
-
-def _print_device(target: Target, found: list[Range]) -> None:
-    _say_sum(target, found)
-    if found:
+    else:
         click.echo(
             f"{'DEVICE_OFFSET':>16} {'LENGTH':>12}   {'STATE':<12} {'FILE_OFFSET':>16}   OWNER"
         )
     for each in found:
-        at = "-" if each.file_offset is None else each.file_offset
-        range_ = f"{each.extent.offset:>16} {each.extent.length:>12}   {each.kind:<12}"
-        click.echo(f"{range_} {at:>16}   {describe_owner(each)}")
+        click.echo(_file_line(each) if target.content == "file" else _device_line(each))
+        if len(each.places) > 1:
+            click.echo(f"{'':>16} on {describe_places(each)}")
+
+
+def _print_shadow(target: ShadowTarget, found: list[Range]) -> None:
+    """There is no device below."""
+    owner = "   OWNER" if target.path is None else ""
+    click.echo(f"{'FILE_OFFSET':>16} {'LENGTH':>12}   {'STATE':<12}{owner}".rstrip())
+    for each in found:
+        owner = f"   {describe_owner(each)}" if target.path is None else ""
+        line = f"{each.extent.offset:>16} {each.extent.length:>12}   {each.kind:<12}{owner}"
+        click.echo(line.rstrip())
+
+
+def _file_line(found: Range) -> str:
+    offsets = f"{found.extent.offset:>16} {found.extent.length:>12} {found.device_offset:>16}"
+    return f"{offsets}   {found.kind}"
+
+
+def _device_line(found: Range) -> str:
+    at = "-" if found.file_offset is None else found.file_offset
+    range_ = f"{found.extent.offset:>16} {found.extent.length:>12}   {found.kind:<12}"
+    return f"{range_} {at:>16}   {describe_owner(found)}"

@@ -13,7 +13,7 @@ from daxmend.mounts.daemon import mount_in_background, serve
 from daxmend.mounts.option import MountOptions, OpenMode
 
 
-@click.command("mount", short_help="Show a pool to programs, at a directory.")
+@click.command("mount")
 @click.argument("pool", type=PATH)
 @click.argument("directory", type=PATH)
 @click.option("--raw", is_flag=True, help="Show the device of a raw pool, as DIRECTORY/device.")

@@ -10,9 +10,16 @@ from typing import Any, TypeVar
 
 import click
 
-from daxmend.errors import DaxmendError, UsageError
+from daxmend.errors import (
+    EXIT_BAD_REMAINS,
+    EXIT_DONE,
+    EXIT_UNKNOWN,
+    DaxmendError,
+    UsageError,
+)
 from daxmend.extent import Extent
-from daxmend.rescue import Range, Target
+from daxmend.rescue.hosttarget import HostTarget
+from daxmend.rescue.target import Range, Target
 from daxmend.units import SECTOR, parse_size, sector_of
 
 _T = TypeVar("_T", bound=Target)
@@ -53,6 +60,15 @@ class TargetName(click.ParamType[str]):
 SIZE = Size()
 PATH = UntouchedPath()
 TARGET = TargetName()
+
+
+def read_plan(plan: Path) -> str:
+    """The text of a fault plan's file."""
+    try:
+        return plan.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{plan} is not text: byte {error.start} is not UTF-8") from None
+
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document instead."
@@ -106,7 +122,41 @@ def describe_badblocks(badblocks: list[Extent]) -> dict[str, object]:
     }
 
 
-def describe_range(found: Range, target: Target) -> dict[str, object]:
+def describe_record(target: Target, badblocks: list[Extent]) -> dict[str, object]:
+    """`describe_badblocks`; of a real device or file also why there may be more (R44).
+
+    Where nothing is known to be bad and more may be, there is no count: null, not 0.
+    """
+    record = describe_badblocks(badblocks)
+    if not is_of_host(target):
+        return record
+    if target.unknown and not badblocks:
+        record = dict.fromkeys(record)
+    return {**record, "unknown": target.unknown}
+
+
+def is_of_host(target: Target) -> bool:
+    """Whether it is a device or file of the running system, no pool."""
+    return isinstance(target, HostTarget)
+
+
+def record_status(target: Target, *, is_bad: bool) -> int:
+    """The exit status after the record was asked: bad, unknown, or clean; says what is unknown."""
+    name = printable(target.name)
+    for why in target.unknown:
+        click.echo(f"daxmend: {name}: {printable(why)}", err=True)
+    if is_bad:
+        return EXIT_BAD_REMAINS
+    if target.unknown:
+        click.echo(
+            f"daxmend: {name}: nothing is known; reading it finds out: daxmend scrub {name}",
+            err=True,
+        )
+        return EXIT_UNKNOWN
+    return EXIT_DONE
+
+
+def describe_range(found: Range, target: Target, *, has_owners: bool = False) -> dict[str, object]:
     """A bad range in bytes of the thing named (R47), and what is known of it."""
     document: dict[str, object] = {
         "offset": found.extent.offset,
@@ -115,17 +165,26 @@ def describe_range(found: Range, target: Target) -> dict[str, object]:
     }
     if target.content == "file":
         document["device_offset"] = found.device_offset
-    elif target.content == "fs":
+    elif has_owners or target.content in ("fs", "shadow"):
         document["owner"] = found.owner
         document["path"] = os.fsdecode(found.path) or None
         document["file_offset"] = found.file_offset
+    if found.places:
+        document["stack"] = [place._asdict() for place in found.places]
     return document
+
+
+def describe_places(found: Range) -> str:
+    """Where a range lies on the devices below, for people: `/dev/pmem0 4096, /dev/dm-0 0`."""
+    return ", ".join(f"{printable(place.device)} {place.offset}" for place in found.places)
 
 
 def describe_owner(found: Range) -> str:
     """Who owns a range, for people."""
     if found.owner == "file":
         return printable(found.path) if found.path else "(a file without a name)"
+    if found.owner == "metadata" and found.path:
+        return f"(metadata of {printable(found.path)})"
     return {"metadata": "(metadata)", "free": "(free space)"}.get(found.owner or "", "-")
 
 

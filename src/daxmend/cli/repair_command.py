@@ -1,26 +1,26 @@
 """`daxmend repair`: give the bad pages of a file new bytes, in place."""
 
 import contextlib
-import sys
-from collections.abc import Iterator
+import os
 from pathlib import Path
 
 import click
 
+from daxmend.cli.each_file import Outcome, do_each, progress_bar, warn
 from daxmend.cli.option import PATH, TARGET, after, json_option, print_json, printable
 from daxmend.cli.repair_report import describe_repair, iter_lines
-from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE, EXIT_FAILED
+from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE, EXIT_FAILED, UsageError
 from daxmend.rescue import repairrun
-from daxmend.rescue.hostfile import HostFile
-from daxmend.rescue.poolfile import PoolFile
-from daxmend.rescue.repair import State, lost_ranges
+from daxmend.rescue.repair import State, bad_ranges
 from daxmend.rescue.repairjournal import JournalPlace
-from daxmend.rescue.repairplan import Progress, Strategy
+from daxmend.rescue.repairplan import Strategy
 from daxmend.rescue.repairrun import RepairReport
+from daxmend.rescue.subject import Subject
 from daxmend.rescue.subjectopening import open_subject
+from daxmend.rescue.tree import is_tree
 
 
-@click.command("repair", short_help="Give bad pages new bytes, in place.")
+@click.command("repair")
 @click.argument("file", type=TARGET)
 @click.option("--from", "copy", type=TARGET, help="A copy that has what FILE has lost.")
 @click.option("--zero", is_flag=True, help="What is lost becomes zeros.")
@@ -42,33 +42,63 @@ def command(
     """Repair the bad pages of FILE: good bytes are kept, what is lost comes from --from, or is
     zeros.
 
-    FILE, and COPY, is any file, also on a mount, or POOL:/PATH. Without --apply nothing is changed.
-    What was there, and what is to come, is kept in a journal first, so that a repair that was
-    stopped is finished by the next one, and --undo can take it back.
+    FILE, and COPY, is any file, also on a mount, or POOL:/PATH, or a block device. Without --apply
+    nothing is changed. What was there, and what is to come, is kept in a journal first, so that a
+    repair that was stopped is finished by the next one, and --undo can take it back.
+
+    FILE may be a directory or a mount: every damaged file below it is repaired, with --from from
+    the file of the same path in the directory COPY.
 
     Exits 0 if nothing is bad (any more), 4 if bad ranges remain, 2 if FILE may not be read, 8 if it
     could not be done.
     """
     strategy = _strategy(copy, zero, punch, apply=apply, undo=undo)
-    with contextlib.ExitStack() as stack:
-        subject = _opened(stack, file, writable=apply or undo)
-        source = None if copy is None else _opened(stack, copy, writable=False)
-        place = JournalPlace(subject, journal)
-        with _progress(subject.size, show=not as_json) as progress:
-            if undo:
-                report = repairrun.undo(subject, place)
-            elif apply:
-                report = repairrun.apply(subject, source, strategy, place, progress, _warn)
-            else:
-                report = repairrun.plan(subject, source, strategy, place, progress)
-                _warn(report.warnings)
+
+    def work(name: str, inside: str) -> Outcome:
+        source = copy if copy is None or not inside else os.path.join(copy, inside)
+        action = "undo" if undo else "apply" if apply else "plan"
+        return _repair(name, source, strategy, journal, action, show=not as_json)
+
+    if is_tree(file):
+        if undo:
+            raise UsageError(f"{file} is a directory: --undo takes back the repair of one file")
+        if copy is not None and not is_tree(copy):
+            raise UsageError(f"{copy} is no directory, and {file} is one; name one of its shape")
+        return do_each(file, work, as_json=as_json)
+    outcome = work(file, "")
     with after(f"{printable(file)}: the repair has ended"):
         if as_json:
-            print_json({"target": file, **describe_repair(report)})
+            print_json(outcome.document)
         else:
-            for line in iter_lines(file, report):
+            for line in outcome.lines:
                 click.echo(line)
-    return _status(report)
+    return outcome.status
+
+
+def _repair(
+    file: str,
+    copy: str | None,
+    strategy: Strategy,
+    journal: Path | None,
+    action: str,
+    *,
+    show: bool,
+) -> Outcome:
+    """One file."""
+    with contextlib.ExitStack() as stack:
+        subject = _opened(stack, file, writable=action != "plan")
+        source = None if copy is None else _opened(stack, copy, writable=False)
+        place = JournalPlace(subject, journal)
+        with progress_bar("read", subject.size, show=show) as progress:
+            if action == "undo":
+                report = repairrun.undo(subject, place)
+            elif action == "apply":
+                report = repairrun.apply(subject, source, strategy, place, progress, warn)
+            else:
+                report = repairrun.plan(subject, source, strategy, place, progress)
+                warn(report.warnings)
+    document = {"target": file, **describe_repair(report)}
+    return Outcome(document, list(iter_lines(file, report)), _status(report))
 
 
 def _strategy(copy: str | None, zero: bool, punch: bool, *, apply: bool, undo: bool) -> Strategy:
@@ -87,33 +117,18 @@ def _strategy(copy: str | None, zero: bool, punch: bool, *, apply: bool, undo: b
     return Strategy.WRITE
 
 
-def _opened(stack: contextlib.ExitStack, name: str, *, writable: bool) -> HostFile | PoolFile:
+def _opened(stack: contextlib.ExitStack, name: str, *, writable: bool) -> Subject:
     subject = open_subject(name, writable=writable)
 
     def close() -> None:
         subject.close()
-        _warn(subject.notices)
+        warn(subject.notices)
 
     stack.callback(close)
     return subject
 
 
-def _warn(warnings: list[str]) -> None:
-    for warning in warnings:
-        click.echo(f"daxmend: {warning}", err=True)
-
-
-@contextlib.contextmanager
-def _progress(size: int, *, show: bool) -> Iterator[Progress]:
-    """A bar on a terminal while the file is read, nothing in a pipe."""
-    if not show or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    with click.progressbar(length=size, label="read", file=sys.stderr) as bar:
-        yield bar.update
-
-
 def _status(report: RepairReport) -> int:
     if report.changed or any(result.state is State.CHANGED for result in report.results):
         return EXIT_FAILED
-    return EXIT_BAD_REMAINS if lost_ranges(report.results) else EXIT_DONE
+    return EXIT_BAD_REMAINS if bad_ranges(report.results) else EXIT_DONE

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from daxmend.cli.option import printable
 from daxmend.cli.salvage_command import describe_lost
 from daxmend.host.unknown import Unknown
-from daxmend.rescue import FileExtent
-from daxmend.rescue.repair import PageResult, State, lost_ranges
+from daxmend.rescue.repair import PageResult, State, bad_ranges
 from daxmend.rescue.repairrun import RepairReport
+from daxmend.rescue.target import FileExtent
 
 _SAID = {
     State.PLANNED: "would be repaired",
@@ -32,7 +32,7 @@ def describe_repair(report: RepairReport) -> dict[str, object]:
         "source": report.source,
         "journal": None if report.journal is None else str(report.journal),
         "finished_stopped_repair": report.action == "apply" and report.stopped is not None,
-        **describe_lost(lost_ranges(report.results)),
+        **describe_lost(bad_ranges(report.results)),
         "pages": [_describe_page(result) for result in report.results],
         "extents_changed": None if isinstance(changed, Unknown) else changed,
         "extents_before": _describe_extents(report.before),
@@ -85,10 +85,13 @@ def _origin(result: PageResult, source: str | None) -> str:
 def _summary(report: RepairReport) -> str:
     count = Counter(result.state for result in report.results)
     if report.action == "plan":
-        lost = sum(run.length for run in lost_ranges(report.results))
-        if not lost:
+        if not report.results:
             return "nothing is bad"
-        return f"{lost} bytes are lost in {_pages(len(report.results))}; nothing was changed"
+        lost = sum(result.page.lost_length for result in report.results)
+        pages = _pages(len(report.results))
+        if not lost:
+            return f"{pages} cannot be read, with nothing lost in it; nothing was changed"
+        return f"{lost} bytes are lost in {pages}; nothing was changed"
     done = State.UNDONE if report.action == "undo" else State.HEALED
     if not report.results:
         return "nothing is bad, nothing was changed"

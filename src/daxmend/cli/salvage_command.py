@@ -1,12 +1,13 @@
 """`daxmend salvage`: save everything readable of a file, and say exactly what is lost."""
 
 import contextlib
-import sys
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
+from daxmend.cli.each_file import Outcome, do_each, progress_bar, warn
 from daxmend.cli.option import (
     PATH,
     TARGET,
@@ -16,14 +17,15 @@ from daxmend.cli.option import (
     print_json,
     printable,
 )
-from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE, EXIT_FAILED
+from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE, EXIT_FAILED, UsageError
 from daxmend.extent import Extent, merged
-from daxmend.rescue.salvage import Progress, Salvage, SalvageReport
+from daxmend.rescue.salvage import Salvage, SalvageReport
 from daxmend.rescue.subjectopening import open_subject
+from daxmend.rescue.tree import is_tree
 from daxmend.units import SECTOR
 
 
-@click.command("salvage", short_help="Save all of a file that can be read.")
+@click.command("salvage")
 @click.argument("file", type=TARGET)
 @click.option("-o", "--output", "out", type=PATH, required=True, help="The copy to make.")
 @click.option("--mapfile", type=PATH, help="What was saved, as GNU ddrescue keeps it; to go on.")
@@ -32,43 +34,62 @@ from daxmend.units import SECTOR
 def command(file: str, out: Path, mapfile: Path | None, overwrite: bool, as_json: bool) -> int:
     """Save everything that can be read of FILE into OUT, and print what is lost.
 
-    FILE is any file, also on a mount, or POOL:/PATH; nothing is ever written to it. OUT has zeros
-    where bytes are lost, and holes where FILE has them. With a mapfile an interrupted run goes on,
-    and GNU ddrescue can.
+    FILE is any file, also on a mount, or POOL:/PATH, or a block device; nothing is ever written to
+    it. OUT has zeros where bytes are lost, and holes where FILE has them. With a mapfile an
+    interrupted run goes on, and GNU ddrescue can.
+
+    FILE may be a directory or a mount: every damaged file below it is saved in the directory OUT,
+    under the same path, and MAP is a directory of mapfiles.
 
     Exits 0 if all was saved, 4 if something is lost, 2 if FILE may not be read, 8 if it could not
     be done, or FILE was changed meanwhile.
     """
+    if is_tree(file):
+        _validate_apart(file, out)
+
+        def work(name: str, inside: str) -> Outcome:
+            part = None if mapfile is None else mapfile / f"{inside}.map"
+            for path in (out / inside, part):
+                if path is not None:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+            return _salvage(name, out / inside, part, overwrite=overwrite, show=not as_json)
+
+        return do_each(file, work, as_json=as_json)
+    outcome = _salvage(file, out, mapfile, overwrite=overwrite, show=not as_json)
+    size, saved = outcome.document["size"], outcome.document["saved"]
+    with after(f"{printable(file)}: {saved} of {size} bytes were saved"):
+        if as_json:
+            print_json(outcome.document)
+        else:
+            for line in outcome.lines:
+                click.echo(line)
+    return outcome.status
+
+
+def _validate_apart(directory: str, out: Path) -> None:
+    """Raise `UsageError` where what is saved would lie among what is damaged."""
+    top, real = os.path.realpath(directory), os.path.realpath(out)
+    if os.path.commonpath([top, real]) == top:
+        raise UsageError(f"{out} lies in {directory}, which is damaged; name another directory")
+
+
+def _salvage(file: str, out: Path, mapfile: Path | None, *, overwrite: bool, show: bool) -> Outcome:
+    """One file."""
     subject = open_subject(file)
     try:
         with (
             contextlib.closing(Salvage(subject, out, mapfile, overwrite=overwrite)) as run,
-            _progress(subject.size, show=not as_json) as progress,
+            progress_bar("salvage", subject.size, show=show) as progress,
         ):
             report = run.run(progress)
     finally:
         subject.close()
-        for notice in subject.notices:
-            click.echo(f"daxmend: {notice}", err=True)
-    with after(f"{printable(file)}: {report.saved} of {report.size} bytes were saved"):
-        if as_json:
-            _print_document(file, out, report)
-        else:
-            _print_report(file, out, report)
+        warn(subject.notices)
+    status = EXIT_BAD_REMAINS if report.lost else EXIT_DONE
     if report.changed is not None:
-        click.echo(f"daxmend: {report.changed}", err=True)
-        return EXIT_FAILED
-    return EXIT_BAD_REMAINS if report.lost else EXIT_DONE
-
-
-@contextlib.contextmanager
-def _progress(size: int, *, show: bool) -> Iterator[Progress]:
-    """A bar on a terminal, nothing in a pipe."""
-    if not show or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    with click.progressbar(length=size, label="salvage", file=sys.stderr) as bar:
-        yield bar.update
+        warn([report.changed])
+        status = EXIT_FAILED
+    return Outcome(_describe(file, out, report), list(_iter_lines(file, out, report)), status)
 
 
 def describe_lost(lost: list[Extent]) -> dict[str, object]:
@@ -86,25 +107,23 @@ def describe_lost(lost: list[Extent]) -> dict[str, object]:
     }
 
 
-def _print_document(file: str, out: Path, report: SalvageReport) -> None:
-    print_json(
-        {
-            "target": file,
-            "output": str(out),
-            "size": report.size,
-            "saved": report.saved,
-            "lost": report.size - report.saved,
-            "changed": report.changed,
-            **describe_lost(report.lost),
-        }
-    )
+def _describe(file: str, out: Path, report: SalvageReport) -> dict[str, object]:
+    return {
+        "target": file,
+        "output": str(out),
+        "size": report.size,
+        "saved": report.saved,
+        "lost": report.size - report.saved,
+        "changed": report.changed,
+        **describe_lost(report.lost),
+    }
 
 
-def _print_report(file: str, out: Path, report: SalvageReport) -> None:
+def _iter_lines(file: str, out: Path, report: SalvageReport) -> Iterator[str]:
     lost = report.size - report.saved
     said = f"{lost} bytes are lost" if lost else "nothing is lost"
-    click.echo(f"{printable(file)}: {report.saved} bytes saved in {printable(str(out))}, {said}")
+    yield f"{printable(file)}: {report.saved} bytes saved in {printable(str(out))}, {said}"
     if lost:
-        click.echo(f"{'OFFSET':>16} {'LENGTH':>12}")
+        yield f"{'OFFSET':>16} {'LENGTH':>12}"
     for run in report.lost:
-        click.echo(f"{run.offset:>16} {run.length:>12}")
+        yield f"{run.offset:>16} {run.length:>12}"

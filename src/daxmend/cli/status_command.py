@@ -5,32 +5,31 @@ from typing import Any
 
 import click
 
-from daxmend.cli.option import TARGET, json_option, print_json, printable, using
-from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE
-from daxmend.rescue import open_target
+from daxmend.cli.option import TARGET, json_option, print_json, printable, record_status, using
+from daxmend.rescue.opening import open_target
 from daxmend.units import format_size
 
 _SWITCHES = {"recovery": ("off", "on")}
 _SIZES = ("size", "recorded", "lost", "poison", "healed", "free", "quarantined")
 
 
-@click.command("status", short_help="Print a screenful on one target.")
+@click.command("status")
 @click.argument("target", type=TARGET)
 @json_option
 def command(target: str, as_json: bool) -> int:
     """Print what TARGET says of itself: its size, what is bad, what happened since it was mounted.
 
-    TARGET is a pool, a mount's directory, or a file: POOL:/PATH, or on a mount.
+    TARGET is a pool, a mount point, a file (POOL:/PATH, or any), or a block or dax device.
 
     Exits 0 if the record is empty, 4 if bad ranges remain, 2 if it could not be asked.
     """
     with using(open_target(target)) as opened:
         status = opened.status()
-    if as_json:
-        print_json(status)
-    else:
-        _print_table(status)
-    return EXIT_BAD_REMAINS if status["recorded"] else EXIT_DONE
+        if as_json:
+            print_json(status)
+        else:
+            _print_table(status)
+        return record_status(opened, is_bad=bool(status["recorded"]))
 
 
 def _print_table(status: dict[str, object]) -> None:

@@ -14,13 +14,12 @@ from daxmend.dax.api import AccessMode, DaxDevice, Recovery, Salvage, Window
 from daxmend.errors import BadBlockError, DaxmendError, MediaError, PoisonError
 from daxmend.events import RecoveryRefused
 from daxmend.extent import Extent, ExtentSet, check_bounds
-from daxmend.units import MIB, PAGE, SECTOR, align_down, align_up
+from daxmend.units import PAGE, SECTOR, align_down, align_up
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _NORMAL = AccessMode.NORMAL
-_ZEROS = memoryview(bytes(MIB))
 
 # `write` or `write_raw`.
 Write = Callable[[DaxDevice, int, "Buffer", Recovery], int]
@@ -131,7 +130,7 @@ def _write_some(
             return _write_normal(device, offset, data)
         except MediaError:
             if recovery is Recovery.NEVER:
-                raise
+                raise  # nothing was refused: nobody asked for a recovery
     return heal(device, offset, data)
 
 
@@ -234,68 +233,44 @@ def zeroinit(device: DaxDevice, extent: Extent) -> None:
     Pages that it covers in part follow R16 and are looked at first: `MediaError` if one of them
     cannot be healed, and nothing has changed then (R30). Whole pages are durable on return.
     """
-    _zero(device, extent, PAGE)
-
-
-def zero_raw(device: DaxDevice, extent: Extent) -> None:
-    """Like `zeroinit`, with the sector as the unit: a device's write-zeroes and discard (R33)."""
-    _zero(device, extent, SECTOR)
-
-
-def check_zeroinit(device: DaxDevice, extent: Extent) -> None:
-    """Raise what `zeroinit` would raise before it changes anything (R30)."""
-    _check_zero(device, extent, PAGE)
-
-
-def _edges(extent: Extent, unit: int) -> tuple[Extent, Extent]:
-    """What of the range lies before and behind its whole units."""
-    head = Extent.between(extent.offset, min(align_up(extent.offset, unit), extent.end))
-    return head, Extent.between(max(align_down(extent.end, unit), head.end), extent.end)
-
-
-def _check_zero(device: DaxDevice, extent: Extent, unit: int) -> None:
-    bad = _first_bad(device, extent.widened(unit))
-    if bad is not None and not device.allows_recovery:
-        reason = "recovery is switched off"
-        device.events.publish(RecoveryRefused(Extent(bad.offset, 1).widened(unit), reason))
-        raise BadBlockError(device.name, extent.offset, extent.length, hint=reason)
-    for edge in _edges(extent, unit):
-        if edge.length:
-            _check_edge(device, edge, unit)
-
-
-def _zero(device: DaxDevice, extent: Extent, unit: int) -> None:
-    _check_zero(device, extent, unit)
-    head, tail = _edges(extent, unit)
+    check_zeroinit(device, extent)
+    head, tail = _edges(extent)
     whole = Extent.between(head.end, tail.offset)
     for _ in device.scrub(whole):  # latent poison goes too, and only what is known can be cleared
         pass
     for edge in (head, tail):
-        (write if unit == PAGE else write_raw)(device, edge.offset, bytes(edge.length))
-    if unit == PAGE:
-        done = device.zeroinit(whole) if whole.length else 0
-    else:
-        done = _write_zeros(device, whole)
+        write(device, edge.offset, bytes(edge.length))
+    done = device.zeroinit(whole) if whole.length else 0
     if done < whole.length:
         raise MediaError(device.name, whole.offset + done, whole.length - done)
 
 
-def _write_zeros(device: DaxDevice, extent: Extent) -> int:
-    for at in range(extent.offset, extent.end, len(_ZEROS)):
-        piece = _ZEROS[: extent.end - at]
-        if write_raw(device, at, piece) < len(piece):
-            return at - extent.offset
-    return extent.length
+def check_zeroinit(device: DaxDevice, extent: Extent) -> None:
+    """Raise what `zeroinit` would raise before it changes anything (R30)."""
+    bad = _first_bad(device, extent.widened(PAGE))
+    if bad is not None and not device.allows_recovery:
+        reason = "recovery is switched off"
+        device.events.publish(RecoveryRefused(Extent(bad.offset, 1).widened(PAGE), reason))
+        raise BadBlockError(device.name, extent.offset, extent.length, hint=reason)
+    for edge in _edges(extent):
+        if edge.length:
+            _check_edge(device, edge)
 
 
-def _check_edge(device: DaxDevice, edge: Extent, unit: int) -> None:
+def _edges(extent: Extent) -> tuple[Extent, Extent]:
+    """What of the range lies before and behind its whole pages."""
+    head = Extent.between(extent.offset, min(align_up(extent.offset, PAGE), extent.end))
+    return head, Extent.between(max(align_down(extent.end, PAGE), head.end), extent.end)
+
+
+def _check_edge(device: DaxDevice, edge: Extent) -> None:
     """Raise unless the edge of a zeroing can be written (R30)."""
-    whole = edge.widened(unit)
-    bad = [run for run, _ in device.badblocks(whole)]
-    if bad and unit == PAGE:
-        bad, _ = _what_is_bad(device, whole)
+    page = edge.widened(PAGE)
+    if not any(True for _ in device.badblocks(page)):
+        return
+    bad, _ = _what_is_bad(device, page)
     if not all(edge.covers(run) for run in bad):
-        _refuse(device, whole)
+        _refuse(device, page)
 
 
-__all__ = ["Write", "check_zeroinit", "read", "write", "write_raw", "zero_raw", "zeroinit"]
+__all__ = ["Write", "check_zeroinit", "read", "write", "write_raw", "zeroinit"]

@@ -9,6 +9,7 @@ from daxmend.dax.api import AccessMode, Capability, Salvage, SectorState
 from daxmend.dm.line import Line
 from daxmend.dm.target import Context, Target
 from daxmend.errors import BadBlockError, NoRecoveryError, UnsupportedError
+from daxmend.events import RecoveryRefused
 from daxmend.extent import Extent
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Error(Target):
         return cls(line.extent.length)
 
     def _refuse(self, extent: Extent) -> NoReturn:
+        self.tell(RecoveryRefused(extent, _REASON))
         raise NoRecoveryError(self.name, *extent, "EOPNOTSUPP", _REASON)
 
     def direct_access(self, extent: Extent, mode: AccessMode) -> NoReturn:

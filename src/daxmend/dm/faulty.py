@@ -1,4 +1,4 @@
-"""faulty: a range of a member in which chosen bytes fail (`faulty PLAN MEMBER START`). Ours.
+"""faulty: a range of a member in which chosen bytes fail (`faulty PLAN MEMBER OFFSET`). Ours.
 
 PLAN is `-` for none, a list `OFFSET:LENGTH:KIND,…`, or the path of a fault plan; offsets count from
 the line's start. Poison and record are kept here, in memory, over those of the member: so a member
@@ -9,7 +9,7 @@ member stores. A new start of the table applies the plan again; other damage is 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, runtime_checkable
 from weakref import WeakKeyDictionary
 
@@ -24,6 +24,7 @@ from daxmend.dax.api import (
 )
 from daxmend.dm.line import Line
 from daxmend.dm.linear import Linear
+from daxmend.dm.membermemory import MemberMemory
 from daxmend.dm.target import Context
 from daxmend.errors import BadBlockError, MediaError, PoisonError, UsageError
 from daxmend.events import (
@@ -67,7 +68,7 @@ class Faulty(Linear):
     """Poison of its own over a linear mapping. Raises `UsageError` for a fault outside of it."""
 
     name = "faulty"
-    usage = ("PLAN", "MEMBER", "START")
+    usage = ("PLAN", "MEMBER", "OFFSET")
     has_state = True
 
     def __init__(
@@ -97,7 +98,7 @@ class Faulty(Linear):
         """See `Target`."""
         line.check_count(cls.usage)
         text, member, start = line.arguments
-        offset = line.sectors(start, "START") * SECTOR
+        offset = line.sectors(start, "OFFSET") * SECTOR
         plan = parse_plan(_plan_text(text, context))
         return cls(line.extent.length, context.open_member(member), offset, plan)
 
@@ -359,38 +360,22 @@ class Faulty(Linear):
                 exposed.make_accessible(run.offset - place.offset, run.length)
 
 
-class _FaultyMemory:
-    """A member's window from `base` on, behind the faults (implements `WindowMemory`).
-
-    Offsets count from the target's start.
-    """
-
-    settle: Callable[[Extent], None] | None = None  # the member's window does
+class _FaultyMemory(MemberMemory):
+    """A member's window behind the faults."""
 
     def __init__(self, target: Faulty, window: Window, base: int) -> None:
+        super().__init__(target, window, base)
         self._target = target
-        self._window = window
-        self._base = base
 
     def load(self, offset: int, length: int) -> bytes:
+        """See `MemberMemory`."""
         self._target.check_access(Extent(offset, length))
-        return self._window.load(offset - self._base, length)
+        return super().load(offset, length)
 
     def view(self, offset: int, length: int) -> memoryview:
+        """See `MemberMemory`."""
         self._target.check_access(Extent(offset, length))
-        return self._window.view(offset - self._base, length)
-
-    def store(self, offset: int, data: Buffer) -> None:
-        self._window.store(offset - self._base, data)
-
-    def store_line(self, offset: int, line: Buffer) -> None:
-        self._window.store_line(offset - self._base, line)
-
-    def flush(self, offset: int, length: int) -> None:
-        """The member's window has."""
-
-    def expose(self, extent: Extent, *, writable: bool = True) -> ExposedMemory:
-        return self._target.expose(self._window, extent, writable=writable)
+        return super().view(offset, length)
 
 
 def _plan_text(word: str, context: Context) -> str:

@@ -1,4 +1,4 @@
-"""linear: a range of a member, as it is (`linear MEMBER START`)."""
+"""linear: a range of a member, as it is (`linear MEMBER OFFSET`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Linear(Target):
     """`size` bytes of `member` from `offset` on."""
 
     name = "linear"
-    usage: ClassVar[tuple[str, ...]] = ("MEMBER", "START")
+    usage: ClassVar[tuple[str, ...]] = ("MEMBER", "OFFSET")
 
     def __init__(self, size: int, member: DaxDevice, offset: int) -> None:
         super().__init__(size, [Use(member, Extent(offset, size))])
@@ -28,7 +28,7 @@ class Linear(Target):
         """See `Target`."""
         line.check_count(cls.usage)
         member, start = line.arguments
-        offset = line.sectors(start, "START") * SECTOR
+        offset = line.sectors(start, "OFFSET") * SECTOR
         return cls(line.extent.length, context.open_member(member), offset)
 
     def piece_at(self, offset: int) -> Piece:

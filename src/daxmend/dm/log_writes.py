@@ -10,7 +10,7 @@ what waited before it. Memory that was handed out is looked at when its range is
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Self
 
 from xxhash import xxh3_64_intdigest
@@ -19,10 +19,11 @@ from daxmend.dax.api import AccessMode, DaxDevice, ExposedMemory, Window
 from daxmend.dm.line import Line
 from daxmend.dm.logformat import MAX_MARK, Entry, LogFlag
 from daxmend.dm.logwriter import LogWriter, Write
+from daxmend.dm.membermemory import MemberMemory
 from daxmend.dm.target import Context, Piece, Target, Use
 from daxmend.errors import UsageError
 from daxmend.extent import Extent, merged
-from daxmend.units import CACHELINE, MIB, SECTOR
+from daxmend.units import MIB, SECTOR
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -237,36 +238,19 @@ class _Shown:
         )
 
 
-class _LoggedMemory:
-    """A member's window from `base` on, whose stores are noted (implements `WindowMemory`).
-
-    Offsets count from the target's start, which is the member's.
-    """
-
-    settle: Callable[[Extent], None] | None = None  # the member's window does
+class _LoggedMemory(MemberMemory):
+    """A member's window, whose stores are noted."""
 
     def __init__(self, target: LogWrites, window: Window, base: int) -> None:
+        super().__init__(target, window, base)
         self._target = target
-        self._window = window
-        self._base = base
-
-    def load(self, offset: int, length: int) -> bytes:
-        return self._window.load(offset - self._base, length)
-
-    def view(self, offset: int, length: int) -> memoryview:
-        return self._window.view(offset - self._base, length)
 
     def store(self, offset: int, data: Buffer) -> None:
-        self._window.store(offset - self._base, data)
+        """See `MemberMemory`."""
+        super().store(offset, data)
         self._target.note_store(offset, data)
 
     def store_line(self, offset: int, line: Buffer) -> None:
-        self._window.store_line(offset - self._base, line)
-        assert memoryview(line).nbytes == CACHELINE
+        """See `MemberMemory`."""
+        super().store_line(offset, line)
         self._target.note_store(offset, line)
-
-    def flush(self, offset: int, length: int) -> None:
-        """The member's window has."""
-
-    def expose(self, extent: Extent, *, writable: bool = True) -> ExposedMemory:
-        return self._target.expose(self._window, extent, writable=writable)

@@ -25,6 +25,7 @@ from daxmend.dax.api import (
     capabilities_of,
 )
 from daxmend.dm.line import Line
+from daxmend.dm.near import NOWHERE, HasCleanWindows, Near, WayDown, near
 from daxmend.dm.relay import Relay, joined
 from daxmend.dm.table import check_uses, format_table, make_targets
 from daxmend.dm.target import Context, Target, extent_of, moved
@@ -36,7 +37,6 @@ from daxmend.units import CACHELINE, MIB, PAGE, SECTOR, is_aligned
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-_tuple = tuple.__new__  # what a NamedTuple's own constructor does, in half the time
 _SCRUB_SLICE = 64 * MIB  # bytes that a scrub looks at before others have a turn
 
 
@@ -51,15 +51,6 @@ class _Part(NamedTuple):
     def mapped(self) -> Extent:
         """The range in the mapped device."""
         return self.extent.shifted(self.start)
-
-
-class _Near(NamedTuple):
-    """A stretch `[start, end)` that lies in one piece of a device, `distance` bytes further on."""
-
-    start: int
-    end: int
-    direct_access: Callable[[Extent, AccessMode], Window]
-    distance: int
 
 
 class MappedDevice:
@@ -87,7 +78,8 @@ class MappedDevice:
         self.members = _unique(use.device for target in targets for use in target.uses)
         clocks = self._leaves()
         self._clock = clocks[0] if len(clocks) == 1 else _Clocks(clocks)
-        self._near = _Near(0, -1, self._search, 0)  # of the last access
+        self._near = NOWHERE  # of the last access
+        self._ways = {id(member): _way_down(member) for member in self.members}
         self._holder: Holder | None = None
         self._relays: dict[int, Relay] = {}  # by the member's id
         self._gathered: list[list[Event]] = []  # of the operations under way, the innermost last
@@ -219,14 +211,13 @@ class MappedDevice:
     def direct_access(self, extent: Extent, mode: AccessMode) -> Window:
         """See `DaxDevice`; a window ends with its piece. Near the last access none is searched."""
         offset, length = extent
-        near = self._near
-        if not (near[0] <= offset and offset + length <= near[1]):
+        start, end, clean_window, distance = self._near
+        if not (start <= offset and offset + length <= end):
             check_bounds(extent, self.size, self.name)
-            self._near = near = self.near(offset)
-            length = min(length, near[1] - offset)
-        try:
-            window = near[2](_tuple(Extent, (offset + near[3], length)), mode)
-        except FaultError:  # its words are the member's
+            self._near = start, end, clean_window, distance = self._near_of(offset)
+            length = min(length, end - offset)
+        window = clean_window(offset + distance, length)
+        if window is None:
             window = self._search(Extent(offset, length), mode)
         window.origin = (self.name, offset)
         return window
@@ -237,24 +228,9 @@ class MappedDevice:
         with self._naming(start):
             return target.direct_access(extent.shifted(-start), mode)
 
-    def near(self, offset: int) -> _Near:
-        """The piece around `offset`, as far down as targets do nothing but map."""
+    def _near_of(self, offset: int) -> Near:
         at = bisect_right(self._starts, min(offset, self.size - 1)) - 1
-        target, start = self.targets[at], self._starts[at]
-        piece, use, place = target.piece_at(min(offset - start, target.size - 1))
-        first, end = start + piece.offset, start + piece.end
-        if use is None or type(target).direct_access is not Target.direct_access:
-            return _Near(first, end, self._search, 0)
-        member, distance = target.uses[use].device, place - first
-        if not isinstance(member, MappedDevice):
-            return _Near(first, end, member.direct_access, distance)
-        below = member.near(offset + distance)
-        return _Near(
-            max(first, below.start - distance),
-            min(end, below.end - distance),
-            below.direct_access,
-            distance + below.distance,
-        )
+        return near(self.targets[at], self._starts[at], min(offset, self.size - 1), self._ways)
 
     def recovery_read(self, extent: Extent) -> Salvage:
         """See `DaxDevice`."""
@@ -532,6 +508,15 @@ class MappedDevice:
                 self._quiet.pop()
                 for event in joined(self._gathered.pop()):
                     self._publish(event)
+
+
+def _way_down(member: DaxDevice) -> WayDown:
+    """What finds the stretch around an offset of a member."""
+    if isinstance(member, MappedDevice):
+        return member._near_of
+    clean_window = member.clean_window if isinstance(member, HasCleanWindows) else NOWHERE[2]
+    whole = (0, member.size, clean_window, 0)
+    return lambda offset: whole
 
 
 _sequence_of: Callable[[DaxDevice | Target], int] = attrgetter("sequence")

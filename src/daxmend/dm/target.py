@@ -9,7 +9,7 @@ a time, under the stack's lock (but `direct_access` and `flush`: take it if you 
 range inside `piece_at`.
 
 To add a target: one file with one class that has a `name`, a `usage`, a `parse`, and the rest as
-needed; a line in `dm/table.py`'s `TARGETS`; a section in `docs/dm.md`; a line in the contract
+needed; a line in `dm/table.py`'s `TARGETS`; a man page, `docs/man`; a line in the contract
 tests.
 
 - State of its own that can be bad: override `badblocks`, `recovery_read`, `poison` …, let
@@ -40,6 +40,7 @@ from daxmend.dax.api import (
     Window,
 )
 from daxmend.errors import FaultError, NoRecoveryError, UnsupportedError
+from daxmend.events import RecoveryRefused
 from daxmend.extent import Extent, merged
 from daxmend.units import SECTOR
 
@@ -311,7 +312,12 @@ class Target:
             self.notify(part)
 
     def on_member_event(self, index: int, event: Event, extent: Extent) -> None:
-        """An event about a range inside `uses[index]`: pass it on, translated."""
+        """An event about a range inside `uses[index]`: pass it on, translated.
+
+        Of a refusal it is said which member refused (R37).
+        """
+        if isinstance(event, RecoveryRefused):
+            event = replace(event, reason=f"{self.uses[index].device.name}: {event.reason}")
         for part in merged(self.unmap(index, extent)):
             self.tell(moved(event, part))
 

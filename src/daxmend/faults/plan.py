@@ -1,7 +1,7 @@
 """The fault plan: `PATTERN OFFSET LENGTH until-written|once|latent` lines, `#` comments.
 
-PATTERN is a shell pattern over file names, `-` where there are no files. Offsets and lengths are
-bytes, plain or with K, M, G, T.
+PATTERN is a shell pattern over file names (`pattern.py`), `-` where there are no files. Offsets and
+lengths are bytes, plain or with K, M, G, T.
 """
 
 from collections.abc import Iterable
@@ -43,12 +43,17 @@ class Fault(NamedTuple):
 
 def parse_plan(text: str) -> list[Fault]:
     """The faults of a plan, in its order. Raises `UsageError` with the line's number."""
+    return [fault for _, fault in parse_numbered(text)]
+
+
+def parse_numbered(text: str) -> list[tuple[int, Fault]]:
+    """As `parse_plan`, each with the number of its line."""
     faults = []
     for number, line in enumerate(text.splitlines(), 1):
         content = line.split("#", 1)[0].strip()
         if content:
             try:
-                faults.append(_parse_fault(content))
+                faults.append((number, parse_fault(content)))
             except UsageError as error:
                 raise UsageError(f"fault plan, line {number}: {error}") from None
     return faults
@@ -59,7 +64,8 @@ def format_plan(faults: Iterable[Fault]) -> str:
     return "".join(f"{fault}\n" for fault in faults)
 
 
-def _parse_fault(content: str) -> Fault:
+def parse_fault(content: str) -> Fault:
+    """The fault of one line, without a comment. Raises `UsageError`."""
     words = content.rsplit(maxsplit=3)
     if len(words) != 4:
         raise UsageError(f"'{content}' is not 'PATTERN OFFSET LENGTH KIND'")

@@ -103,6 +103,13 @@ Change = (
 )
 
 
+def ino_of(change: Change) -> int:
+    """The inode that a change changes; of a name, its directory."""
+    if isinstance(change, InodeSet):
+        return change.attributes.ino
+    return change.parent if isinstance(change, NameSet | NameGone) else change.ino
+
+
 class _Layout(NamedTuple):
     """A kind of change: its numbers, then its strings, each behind its length."""
 

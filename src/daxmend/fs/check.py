@@ -11,11 +11,10 @@ from array import array
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from daxmend.errors import CorruptionError
 from daxmend.extent import Extent
 from daxmend.fs.extentmap import Run, joined
 from daxmend.fs.finding import Finding, Invariant
-from daxmend.fs.inode import FIRST_INO, NAME_MAX, ROOT_INO, Inode
+from daxmend.fs.inode import FIRST_INO, NAME_MAX, ROOT_INO
 from daxmend.fs.loading import Loaded, load
 from daxmend.fs.superblock import superblock_mirror
 from daxmend.units import PAGE
@@ -108,13 +107,10 @@ class _Tree:
     """All inodes, unpacked; `broken` names those that could not be."""
 
     def __init__(self, loaded: Loaded) -> None:
-        self.broken: list[Finding] = []
-        self._inodes: dict[int, Inode] = {}
-        for ino in loaded.state.inos():
-            try:
-                self._inodes[ino] = loaded.state.raw_inode(ino)
-            except CorruptionError as error:
-                self.broken.append(Finding(Invariant.RECORD, f"inode {ino}: {error}"))
+        self._inodes, broken = loaded.state.unpack_all()
+        self.broken = [
+            Finding(Invariant.RECORD, f"inode {ino}: {error}") for ino, error in broken.items()
+        ]
         self._ways = self._walk()
 
     def _walk(self) -> dict[int, tuple[int, bytes]]:

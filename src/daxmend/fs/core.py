@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import time
 from typing import TYPE_CHECKING
 
@@ -21,9 +20,15 @@ from daxmend.fs.checkpoint import pages_for, write_checkpoint
 from daxmend.fs.extentmap import joined
 from daxmend.fs.inode import NO_GAP, ROOT_INO, Inode
 from daxmend.fs.loading import Loaded, load
+from daxmend.fs.mend import mend
 from daxmend.fs.mirror import COPIES, Mirror
 from daxmend.fs.space import Space
-from daxmend.fs.superblock import MAX_EXTENTS, MAX_NUMBER, superblock_mirror, write_superblock
+from daxmend.fs.superblock import (
+    MAX_EXTENTS,
+    next_generation,
+    superblock_mirror,
+    write_superblock,
+)
 from daxmend.units import KIB, PAGE
 
 if TYPE_CHECKING:
@@ -32,10 +37,13 @@ if TYPE_CHECKING:
     from daxmend.dax.api import DaxDevice
     from daxmend.fs.extentmap import Run
 
-_STEP_BITS = 32  # of a random step from one generation to the next
 _COMMIT_NS = 10**9  # what was changed is durable after a second, asked for or not
 _PENDING_LIMIT = 256 * KIB
 _SPARE_PAGES = 16  # of the next checkpoint, for what must not fail
+_NO_JOURNAL = (
+    "the journal is out of use, for its first page is bad and was not cleared; nothing is lost, "
+    "but each commit writes all metadata anew: better copy the files to another pool"
+)
 
 
 class Core:
@@ -62,7 +70,7 @@ class Core:
         self._last_commit_ns = time.monotonic_ns()
         self._has_failed = False
         self._failures: list[Extent] = []
-        loaded = loaded or load(device)
+        loaded = _shown(device, loaded or load(device))
         self._superblock = loaded.superblock
         self._journal = loaded.journal
         self._checkpoint = loaded.checkpoint
@@ -88,6 +96,8 @@ class Core:
         self._find_space()
         if not self.is_read_only:
             self._begin_journal()
+            if not self._superblock.has_journal:
+                self.notices.append(f"{self.device.name}: {_NO_JOURNAL}")
             self._remove_nameless()
             self._make_some_room(0)
             self._failures.append(Extent(0, self.device.size))
@@ -102,9 +112,16 @@ class Core:
         return True
 
     def _begin_journal(self) -> None:
-        """Mark the generation; a journal that does not take that gives way to a checkpoint."""
-        with self._must_succeed(), contextlib.suppress(MediaError):
-            self._journal.begin()
+        """Mark the generation. A journal that does not take that is out of use: checkpoints do."""
+        with self._must_succeed():
+            try:
+                self._journal.begin()
+                takes_mark = True
+            except MediaError:
+                takes_mark = False
+            if takes_mark != self._superblock.has_journal:
+                self._superblock = self._superblock._replace(has_journal=takes_mark)
+                write_superblock(self.device, self._superblock)
 
     def _tell_damage(self, structure: str, copy: int, reason: str, *, is_healed: bool) -> None:
         what = f"{self.device.name}: {structure}, copy {copy}: {reason}"
@@ -329,10 +346,7 @@ class Core:
             self._clear_reserve(ExtentSet(PAGE, (each.widened(PAGE) for each in bad)))
             if not self._can_checkpoint():
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            # Not one that a checkpoint has which a stop kept from counting.
-            generation = self._superblock.generation + 1 + secrets.randbits(_STEP_BITS)
-            if generation >= MAX_NUMBER:  # somebody made it up: begin again
-                generation = time.time_ns()
+            generation = next_generation(self._superblock.generation)
             self.device.fence()
             length = write_checkpoint(self._reserve, self._state.records(), generation)
             self.device.fence()
@@ -341,6 +355,7 @@ class Core:
                 next_ino=self._state.next_ino,
                 checkpoint_length=length,
                 checkpoint=self._reserve.copies,
+                has_journal=not self._is_bad(self._journal.marks),
             )
             write_superblock(self.device, self._superblock)
         self._journal.restart(generation)
@@ -428,13 +443,25 @@ class Core:
                 self.events.publish(MetadataHealed(extent))
 
     def close(self) -> None:
-        """Commit everything, as a checkpoint; the device stays open."""
+        """Commit everything, as a checkpoint if that can be; the device stays open."""
         with self.lock:
             try:
                 if not self.is_read_only:
                     self._commit()
                     if not self._journal.is_empty:
-                        self._write_checkpoint()
+                        with contextlib.suppress(OSError):  # the journal has it all
+                            self._write_checkpoint()
                     self.is_read_only = True
             finally:
                 self.device.set_holder(None)
+
+
+def _shown(device: DaxDevice, loaded: Loaded) -> Loaded:
+    """Where something is lost: the state as a repair would leave it, so that all can be reached.
+
+    Not if that took pages from files, which would read as zeros.
+    """
+    if not loaded.losses:
+        return loaded
+    mended = mend(device, loaded)
+    return load(device) if mended.takes_pages else loaded._replace(state=mended.state)

@@ -272,16 +272,24 @@ class Data(Core):
                 self._zero_sectors(place for _, place in self._written(inode, gap))
 
     def _zero_sectors(self, extents: Iterator[Extent] | list[Extent]) -> None:
-        """Zeros, sector by sector where the page is bad; a sector bad before the end stays so."""
+        """Zeros, sector by sector where the page is bad; a sector bad before the end stays so.
+
+        Zeros are stored in what stays bad, too: salvage and repair read the good lines of a bad
+        sector (R12), and what the file gave up must not come back.
+        """
         for extent in extents:
             if not any(self.device.badblocks(extent.widened(PAGE))):
                 io.write(self.device, extent.offset, bytes(extent.length))
                 continue
             for sector in _sectors(extent):
-                is_whole = sector.length == SECTOR
-                if is_whole or not any(self.device.badblocks(sector.widened(SECTOR))):
-                    with contextlib.suppress(MediaError):  # it stays bad, and says so
+                with contextlib.suppress(MediaError):
+                    is_whole = sector.length == SECTOR
+                    if is_whole or not any(self.device.badblocks(sector.widened(SECTOR))):
                         io.write_raw(self.device, sector.offset, bytes(sector.length))
+                        continue
+                with contextlib.suppress(MediaError):  # it stays bad, and says so (R5)
+                    window = self.device.direct_access(sector, AccessMode.RECOVERY)
+                    window.store(0, bytes(sector.length))
 
     # -- allocation ------------------------------------------------------------------------
 

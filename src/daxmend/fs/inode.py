@@ -27,7 +27,6 @@ _HEAD = struct.Struct("<4sIQI8xI68xI")  # of the above: magic, length, ino, mode
 _RUN = struct.Struct("<QQQ")
 _BODY = _RECORD.size + _ATTRIBUTES.size + _COUNTS.size
 
-_NAME_MAX = 255  # bytes
 NO_GAP = (0, 0, 0)
 RUN_LENGTH = 24  # bytes of a run in the record
 
@@ -134,7 +133,7 @@ class Inode:
 
     def set_name(self, name: bytes, ino: int, kind: int) -> None:
         """Enter a name, in place of what it stood for. `ValueError` for what no record holds."""
-        if kind != stat.S_IFMT(kind) or len(name) > _NAME_MAX:
+        if kind != stat.S_IFMT(kind) or len(name) > NAME_MAX:
             raise ValueError(f"{name!r} of type {kind:o}")
         if name not in self.names:
             self.names_length += _NAME.size + len(name)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
+from daxmend.errors import MediaError
 from daxmend.extent import Extent
 from daxmend.fs.mirror import COPIES, Mirror
 from daxmend.units import PAGE, align_down, align_up
@@ -34,6 +35,9 @@ class Replay(NamedTuple):
     log: bytes  # all entries, as both copies should hold them
 
 
+NO_ENTRIES = Replay([], [], "", b"")
+
+
 class FsJournal:
     """Appends entries of one generation. Used under the device's lock."""
 
@@ -45,10 +49,17 @@ class FsJournal:
     def restart(self, generation: int) -> None:
         """An empty log; what is on the medium is of another generation. `begin` comes next."""
         self._generation = generation
+        self._is_out = False  # of use: a copy took no mark
         self._end = 0
         self._sequence = 1
         self._has_changes = False
         self._tail = b""  # the bytes of the last page before `_end`
+
+    @property
+    def marks(self) -> Mirror:
+        """The first page of both copies, where `begin` writes."""
+        first, second = (Extent(copy[0].offset, PAGE) for copy in self.mirror.copies)
+        return Mirror(self._device, ([first], [second]))
 
     @property
     def is_empty(self) -> bool:
@@ -60,29 +71,40 @@ class FsJournal:
 
         The mark is an entry without changes. The superblock comes first: then the mark can say of
         superblocks that are behind it that they are old, and of checkpoints that they never counted
-        (ADR 0006). Raises like `append`.
+        (ADR 0006). Raises like `append`; then the journal has no room for anything.
         """
         if self._sequence == 1:
+            self._is_out = True
             self.append(b"")
+            self._is_out = False
 
     def has_room(self, length: int) -> bool:
         """True if an entry with a payload of `length` bytes fits."""
-        return self._end + align_up(_ENTRY.size + length, _ALIGN) <= self.mirror.length
+        return (
+            not self._is_out
+            and self._end + align_up(_ENTRY.size + length, _ALIGN) <= self.mirror.length
+        )
 
     def append(self, payload: bytes) -> None:
         """Commit: the entry, and all that was stored before, is durable on return.
 
         Whole pages are written, with what they held before: so a bad page of the journal heals like
-        any other (R14). Raises `MediaError` if a copy takes no more writes.
+        any other (R14). Raises `MediaError` if a copy takes no more writes; the other one has it.
         """
         self._device.fence()
         entry = self._pack(payload)
         start = self._end - len(self._tail)
         data = self._tail + entry
         pages = data.ljust(align_up(len(data), PAGE), b"\0")
+        failure: MediaError | None = None
         for copy in COPIES:
-            self.mirror.write(copy, start, pages)
+            try:
+                self.mirror.write(copy, start, pages)
+            except MediaError as error:
+                failure = error  # no reason for the other copy to keep an old mark
         self._device.fence()
+        if failure is not None:
+            raise failure
         self._end += len(entry)
         self._sequence += 1
         self._tail = data[align_down(len(data), PAGE) :]

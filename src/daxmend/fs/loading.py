@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from daxmend.errors import CorruptionError, MediaError
-from daxmend.fs.change import unpack_changes
+from daxmend.fs.change import Change, InodeSet, ino_of, unpack_changes
 from daxmend.fs.checkpoint import Reading, heal_checkpoint, read_checkpoint
 from daxmend.fs.finding import Finding, Invariant
-from daxmend.fs.journal import FsJournal, Replay, marked_generation
+from daxmend.fs.journal import NO_ENTRIES, FsJournal, Replay, marked_generation
 from daxmend.fs.mirror import COPIES, Mirror
 from daxmend.fs.record import load_records
 from daxmend.fs.rescan import Rescan, rescan
@@ -23,6 +24,9 @@ from daxmend.fs.superblock import (
 
 if TYPE_CHECKING:
     from daxmend.dax.api import DaxDevice
+
+
+_INODES_LOST = (Invariant.CHECKPOINT, Invariant.RECORD)
 
 
 class Loaded(NamedTuple):
@@ -84,7 +88,7 @@ def load(device: DaxDevice) -> Loaded:
     load_records(state, reading.pages, losses)
     if is_found:
         state.next_ino = max([state.next_ino, *(ino + 1 for ino in state.inos())])
-    replay = journal.read()
+    replay = journal.read() if superblock.has_journal else NO_ENTRIES
     _replay(state, replay, losses)
     return Loaded(superblock, stale, checkpoint, reading, journal, replay, state, losses)
 
@@ -122,11 +126,32 @@ def _found(
 
 
 def _replay(state: State, replay: Replay, losses: list[Finding]) -> None:
+    """A change that does not fit ends it; but those of inodes that are lost never fit."""
+    are_inodes_lost = any(loss.invariant in _INODES_LOST for loss in losses)
+    first_new = state.next_ino
+    misfits: list[str] = []
     try:
         for payload in replay.payloads:
             for change in unpack_changes(payload):
-                state.apply(change)
+                if are_inodes_lost and _is_of_lost_inode(state, change, first_new):
+                    misfits.append(
+                        f"{type(change).__name__} for inode {ino_of(change)}, which is lost"
+                    )
+                else:
+                    state.apply(change)
     except CorruptionError as error:
-        losses.append(Finding(Invariant.JOURNAL, str(error)))
+        misfits.append(str(error))
+    if misfits:
+        more = f", and {len(misfits) - 1} more" if len(misfits) > 1 else ""
+        losses.append(Finding(Invariant.JOURNAL, f"{misfits[0]}{more}"))
     if replay.lost:
         losses.append(Finding(Invariant.JOURNAL, f"both copies have lost {replay.lost}"))
+
+
+def _is_of_lost_inode(state: State, change: Change, first_new: int) -> bool:
+    """New attributes of one must not be taken for a new inode: its content would be zeros."""
+    ino = ino_of(change)
+    if isinstance(change, InodeSet) and ino >= first_new:
+        attributes = change.attributes
+        return ino not in state and stat.S_ISREG(attributes.mode) and attributes.size > 0
+    return ino not in state

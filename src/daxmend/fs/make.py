@@ -13,7 +13,12 @@ from daxmend.fs.checkpoint import write_checkpoint
 from daxmend.fs.inode import FIRST_INO, ROOT_INO, Attributes, Inode
 from daxmend.fs.journal import FsJournal
 from daxmend.fs.mirror import Mirror
-from daxmend.fs.superblock import Superblock, journal_places, write_superblock
+from daxmend.fs.superblock import (
+    Superblock,
+    journal_places,
+    next_generation,
+    write_superblock,
+)
 from daxmend.units import MIB, PAGE, format_size
 
 if TYPE_CHECKING:
@@ -42,7 +47,8 @@ def make_file_system(device: DaxDevice, *, uid: int = 0, gid: int = 0, mode: int
     root = Attributes(
         ROOT_INO, stat.S_IFDIR | mode, uid, gid, 2, 0, 0, 0, ROOT_INO, now, now, now, now
     )
-    generation = now  # not that of anything which is left on the device
+    # Not that of anything which is left on the device, and not to be told from the root's times.
+    generation = next_generation(now)
     length = write_checkpoint(Mirror(device, copies), [Inode(root).pack()], generation)
     device.fence()
     write_superblock(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from bisect import bisect_right
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from daxmend.errors import CorruptionError
 from daxmend.events import FileDamaged
 from daxmend.extent import Extent
 from daxmend.fs.change import Change, InodeGone, Mapped, NameGone, NameSet, Unmapped
@@ -168,14 +170,25 @@ class Owners(Core):
         return names
 
     def notify_failure(self, extent: Extent) -> None:
-        """See `daxmend.dax.api.Holder`: says which bytes of which files went bad (R42)."""
+        """See `daxmend.dax.api.Holder`: says which bytes of which files went bad (R42).
+
+        Bytes behind a file's end, or allocated and not written, are none of it (R13, R16).
+        """
         super().notify_failure(extent)
         for owner in self.owners(extent):
             if owner.kind is OwnerKind.FILE:
-                path = owner.path.decode(errors="surrogateescape")
-                self.events.publish(
-                    FileDamaged(owner.extent, path, owner.ino, owner.offset, owner.extent.length)
-                )
+                with contextlib.suppress(CorruptionError):  # a file that shows no bytes at all
+                    self._tell_damage_of_file(owner)
+
+    def _tell_damage_of_file(self, owner: Owner) -> None:
+        inode = self._inode(owner.ino)
+        path = owner.path.decode(errors="surrogateescape")
+        content = Extent(0, inode.attributes.size)
+        part = Extent(owner.offset, owner.extent.length).intersection(content)
+        run = inode.map.find(owner.offset // PAGE)
+        if part.length and run is not None and run.is_written:
+            place = Extent(owner.extent.offset, part.length)
+            self.events.publish(FileDamaged(place, path, owner.ino, *part))
 
     def quarantined(self) -> list[Extent]:
         """Free pages that are bad and wait to be cleared (R31)."""

@@ -43,6 +43,7 @@ class Space:
         self._free = ExtentSet(PAGE, [Extent(0, device.size)])
         self._freed = ExtentSet(PAGE)  # until the next commit
         self.quarantine = ExtentSet(PAGE)  # free, but bad
+        self._to_clear = ExtentSet(PAGE)  # those that nobody has tried to clear yet
         self._cursor = 0
         self.free_length = device.size  # bytes that can be allocated now
         self._freed_length = 0
@@ -66,10 +67,6 @@ class Space:
     def has_freed(self) -> bool:
         """True if a commit makes more room."""
         return self._freed_length > 0
-
-    def is_free(self, extent: Extent) -> bool:
-        """True if nobody uses any byte of the extent."""
-        return not any(True for _ in self.used(extent))
 
     def used(self, extent: Extent) -> Iterator[Extent]:
         """The parts of a page-aligned extent that are in use."""
@@ -156,24 +153,23 @@ class Space:
             self._free.discard(run)
             self.free_length -= run.length
             self.quarantine.add(run)
+            self._to_clear.add(run)
 
     def clear_some(self) -> bool:
-        """Clear a slice of the quarantine and free it (R31); True if it was worth another turn.
+        """Clear a slice of the quarantine and free it (R31); True if there is more to try.
 
-        What the medium does not clear stays in quarantine.
+        A page that the medium does not clear stays in quarantine until the next mount tries again.
         """
-        done = ExtentSet(PAGE)
-        for run in self.quarantine:
-            piece = Extent(run.offset, min(run.length, _SLICE))
-            cleared = self._clear(piece)
-            if cleared:
-                done.add(Extent(piece.offset, cleared))
-                break
-        for extent in done:
-            self.quarantine.discard(extent)
-            self.give_back(extent)
-            self._device.events.publish(SpaceCleared(extent))
-        return bool(done) and bool(self.quarantine)
+        run = next(iter(self._to_clear), None)
+        if run is None:
+            return False
+        cleared = Extent(run.offset, self._clear(Extent(run.offset, min(run.length, _SLICE))))
+        if cleared.length:
+            self.quarantine.discard(cleared)
+            self.give_back(cleared)
+            self._device.events.publish(SpaceCleared(cleared))
+        self._to_clear.discard(cleared if cleared.length else Extent(run.offset, PAGE))
+        return bool(self._to_clear)
 
     def _clear(self, extent: Extent) -> int:
         try:

@@ -20,6 +20,7 @@ from daxmend.fs.change import (
     Written,
     XattrGone,
     XattrSet,
+    ino_of,
 )
 from daxmend.fs.extentmap import ExtentMap, Run
 from daxmend.fs.inode import (
@@ -76,13 +77,16 @@ class State:
             del self._records[ino]
         return inode
 
-    def raw_inode(self, ino: int) -> Inode:
-        """For a check: the inode, whatever its runs are. Raises like `inode`."""
-        inode = self.live.get(ino)
-        if inode is None:
-            inode = self.live[ino] = self._unpacked(ino)
-            del self._records[ino]
-        return inode
+    def unpack_all(self) -> tuple[dict[int, Inode], dict[int, CorruptionError]]:
+        """For a check: all inodes, whatever their runs are; and why others cannot be unpacked."""
+        broken = {}
+        for ino in list(self._records):
+            try:
+                self.live[ino] = self._unpacked(ino)
+                del self._records[ino]
+            except CorruptionError as error:
+                broken[ino] = error
+        return dict(self.live), broken
 
     def _unpacked(self, ino: int) -> Inode:
         record = self._records.get(ino)
@@ -142,7 +146,7 @@ class State:
         try:
             return self._apply(change)
         except (OSError, KeyError, ValueError) as error:
-            what = f"{type(change).__name__} for {change}"
+            what = f"{type(change).__name__} for inode {ino_of(change)}"
             raise CorruptionError("journal", 0, what, "a change that fits", repr(error)) from None
 
     def _apply(self, change: Change) -> Iterable[Run]:
@@ -153,8 +157,9 @@ class State:
             inode = self.inode(change.ino)
             self.records_length -= inode.record_length
             del self.live[change.ino]
+            inode.gap = NO_GAP  # a reader without the lock looks at it last
             return inode.map.runs()
-        inode = self.inode(change.parent if isinstance(change, NameSet | NameGone) else change.ino)
+        inode = self.inode(ino_of(change))
         self.records_length -= inode.record_length
         inode.record = None
         try:

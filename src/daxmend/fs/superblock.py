@@ -6,7 +6,9 @@ Copy 0 is the device's first page, copy 1 its last. A new one is made durable in
 
 from __future__ import annotations
 
+import secrets
 import struct
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from xxhash import xxh3_64_intdigest
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 FS_VERSION = 1
 MAX_EXTENTS = 100  # of one copy of the checkpoint
 MAX_NUMBER = 1 << 63  # of an inode or a generation, and above all that are ever given
+_STEP_BITS = 32  # of a random step from one generation to the next
 _MIN_JOURNAL = 64 * KIB
 _MAX_JOURNAL = 16 * MIB
 
@@ -43,6 +46,7 @@ class Superblock(NamedTuple):
     checkpoint_length: int  # bytes of the records in it
     journal: tuple[Extent, Extent]
     checkpoint: tuple[tuple[Extent, ...], tuple[Extent, ...]]
+    has_journal: bool = True  # False: it is out of use, and whatever it holds counts for nothing
 
     def pack(self) -> bytes:
         """One page."""
@@ -58,7 +62,7 @@ class Superblock(NamedTuple):
             self.generation,
             self.next_ino,
             self.checkpoint_length,
-            self.journal[0].length,
+            self.journal[0].length if self.has_journal else 0,
             self.journal[0].offset,
             self.journal[1].offset,
             *map(len, self.checkpoint),
@@ -74,7 +78,7 @@ class Superblock(NamedTuple):
         """
         magic, version, length = _PREFIX.unpack_from(page)
         if magic != _MAGIC:
-            raise CorruptionError("superblock", offset, "magic", _MAGIC, magic)
+            raise CorruptionError("superblock", offset, "magic", _MAGIC.hex(), magic.hex())
         if not _BODY.size + _CHECKSUM.size <= length <= PAGE:
             raise CorruptionError("superblock", offset, "length", f"at most {PAGE}", length)
         (checksum,) = _CHECKSUM.unpack_from(page, length - _CHECKSUM.size)
@@ -90,6 +94,9 @@ class Superblock(NamedTuple):
             _BODY.unpack_from(page)
         )
         journal_length, journal0, journal1, count0, count1 = rest
+        has_journal = journal_length > 0
+        if not has_journal:
+            journal_length = journal_places(size)[0].length
         pairs = page[_BODY.size : length - _CHECKSUM.size]
         if len(pairs) != (count0 + count1) * _EXTENT.size:
             raise CorruptionError("superblock", offset, "extents", count0 + count1, len(pairs))
@@ -103,7 +110,17 @@ class Superblock(NamedTuple):
             checkpoint_length,
             (Extent(journal0, journal_length), Extent(journal1, journal_length)),
             (extents[:count0], extents[count0:]),
+            has_journal,
         )
+
+
+def next_generation(generation: int) -> int:
+    """A later one that nobody can guess, so that no user can forge what belongs to it (ADR 0006).
+
+    Nor is it that of a checkpoint which a stop kept from counting.
+    """
+    later = generation + 1 + secrets.randbits(_STEP_BITS)
+    return later if later < MAX_NUMBER else time.time_ns()  # somebody made it up: begin again
 
 
 def journal_places(size: int) -> tuple[Extent, Extent]:
@@ -129,13 +146,14 @@ def read_superblock(device: DaxDevice) -> tuple[Superblock, list[tuple[int, str]
     mirror = superblock_mirror(device)
     for copy in COPIES:
         page = bytes(mirror.read(copy, Extent(0, PAGE)))
+        (extent,) = mirror.copies[copy]
         try:
-            place = mirror.copies[copy][0].offset
-            found[copy] = Superblock.unpack(page, place)
-            _validate(found[copy], place)
+            found[copy] = Superblock.unpack(page, extent.offset)
+            _validate(found[copy], extent.offset)
         except CorruptionError as error:
             found.pop(copy, None)
-            reasons[copy] = error
+            unreadable = CorruptionError("superblock", extent.offset, "page", "readable", "bad")
+            reasons[copy] = unreadable if any(device.badblocks(extent)) else error
     if not found:
         raise reasons[0]
     best = max(found.values(), key=lambda each: each.generation)

@@ -47,6 +47,11 @@ class Handler:
     FUSE_OPEN_KILL_SUIDGID, and on a write with FUSE_WRITE_KILL_SUIDGID. Without it the kernel does
     so by SETATTR, and asks for that xattr before every write(2)."""
 
+    posix_acls: ClassVar[bool] = False
+    """Whether this handler has the xattrs `system.posix_acl_*`: the kernel then asks for them, and
+    decides by them who may do what. It also leaves the umask to the handler, for a directory's
+    default ACL takes the umask's place."""
+
     session: "Session"
     """The session that serves this handler, from `init` on."""
 

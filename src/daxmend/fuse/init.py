@@ -49,6 +49,8 @@ def wanted_flags(handler: Handler, passthrough: bool) -> int:
         flags |= p.FUSE_ATOMIC_O_TRUNC
     if handler.kills_suidgid:
         flags |= p.FUSE_HANDLE_KILLPRIV_V2
+    if handler.posix_acls:
+        flags |= p.FUSE_POSIX_ACL | p.FUSE_DONT_MASK
     if passthrough:
         flags |= p.FUSE_PASSTHROUGH
     return flags

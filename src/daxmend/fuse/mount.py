@@ -66,6 +66,11 @@ def mount(
         options.append("allow_other")
     if not os.path.exists(_DEVICE):
         raise UnsupportedError(f"{_DEVICE} is missing: load the kernel's module (modprobe fuse)")
+    if not os.access(_DEVICE, os.R_OK | os.W_OK):  # fusermount3 opens it as the user, too
+        raise UnsupportedError(
+            f"{_DEVICE} cannot be opened by user {os.getuid()}: ask root for access to it"
+            f" (chmod a+rw {_DEVICE}, or the group that has it), or mount as root"
+        )
     if is_root:
         return _mount_as_root(path, fsname, subtype, options, MS_RDONLY if read_only else 0)
     options += [f"fsname={_escape(fsname)}", f"subtype={_escape(subtype)}"]
@@ -97,7 +102,8 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
 def unmount_dead(mountpoint: Path) -> None:
     """Take away a mount whose server has died or is stuck; whoever waits for it gets an error.
 
-    Aborts the connection where it may (root, or fusectl is mounted) and detaches. Never hangs.
+    Aborts the connection where it may (root, or fusectl is mounted) and detaches. Never hangs, but
+    for a caller that has a file of the mount open which children do not inherit.
     Raises UsageError if no FUSE mount is there, BusyError if it could not be detached.
     """
     found = _fuse_mount(mountpoint)
@@ -160,7 +166,10 @@ def _mount_as_root(path: str, fsname: str, subtype: str, options: list[str], fla
     try:
         fd = os.open(_DEVICE, os.O_RDWR)
     except OSError as error:
-        raise UnsupportedError(f"{_DEVICE} cannot be opened: {error.strerror}") from error
+        raise UnsupportedError(
+            f"{_DEVICE} cannot be opened: {error.strerror}; is the kernel's module loaded"
+            " (modprobe fuse), and may this container use the device?"
+        ) from error
     data = ",".join(
         [f"fd={fd},rootmode=40755,user_id={os.getuid()},group_id={os.getgid()}", *options]
     )
@@ -203,6 +212,8 @@ def _fusermount(arguments: list[str], environment: Mapping[str, str]) -> "subpro
     return subprocess.Popen(
         [program, *arguments],
         env={**os.environ, "LC_ALL": "C", **environment},
+        # None of ours but those: but to close a file of the mount could wait for its server.
+        close_fds=bool(environment),
         pass_fds=[int(fd) for fd in environment.values()],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -235,6 +246,7 @@ def _in_child(program: str, *arguments: str, timeout: float) -> int | None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        close_fds=False,  # to close a file of the mount would wait for its server
     )
     try:
         return child.wait(timeout)

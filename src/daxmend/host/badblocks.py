@@ -1,7 +1,10 @@
-"""What the kernel's driver has recorded as bad on a block device: sysfs `badblocks` (R9).
+"""What the kernel's driver has recorded as bad: sysfs `badblocks` of a disk or a region (R9).
 
 The file is the whole disk's, in sectors of the disk; of a partition the range that is its own is
 given, counted from the partition's start. It has at most a page, so a long record is cut.
+
+It can be polled (POLLPRI) for what the driver finds and clears; a write to the file itself, which
+is how tests make bad blocks, wakes nobody.
 """
 
 from __future__ import annotations
@@ -13,9 +16,9 @@ from typing import Final, NamedTuple
 
 from daxmend.errors import UsageError
 from daxmend.extent import Extent, parse_badblocks_line
+from daxmend.host.sysfsfile import SYSFS
 from daxmend.host.unknown import Unknown
 
-SYSFS: Final = Path("/sys")
 _MAX_LINE: Final = 40  # "18446744073709551615 18446744073709551615\n", and less
 _PAGE: Final = 4096
 
@@ -45,16 +48,22 @@ def read_badblocks(device: int, sysfs: Path = SYSFS) -> Recorded | Unknown:
     directory = directory.resolve()
     try:
         window = _partition(directory)
-        disk = directory if window is None else directory.parent
-        text = (disk / "badblocks").read_text(encoding="ascii")
+    except (OSError, ValueError) as error:
+        return Unknown(f"where {directory.name} lies on its disk cannot be read: {error}")
+    disk = directory if window is None else directory.parent
+    found = read_badblocks_file(disk / "badblocks", directory.name)
+    return found if isinstance(found, Unknown) or window is None else _cut(found, window)
+
+
+def read_badblocks_file(path: Path, name: str) -> Recorded | Unknown:
+    """The record in a `badblocks` file; `name` is whose it is, for messages."""
+    try:
+        return parse_badblocks(path.read_text(encoding="ascii"), name)
     except FileNotFoundError:
-        return Unknown(f"the kernel keeps no bad-block record of {directory.name}")
+        return Unknown(f"the kernel keeps no bad-block record of {name}")
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
-        return Unknown(f"the bad-block record of {directory.name} cannot be read: {why}")
-    if text == "\n":  # a disk whose driver has made no record answers so; an empty one with nothing
-        return Unknown(f"the driver of {directory.name} keeps no bad-block record")
-    return _parsed(text, window, directory.name)
+        return Unknown(f"the bad-block record of {name} cannot be read: {why}")
 
 
 def _partition(directory: Path) -> Extent | None:
@@ -65,7 +74,10 @@ def _partition(directory: Path) -> Extent | None:
     return Extent.of_sectors(sector, count)
 
 
-def _parsed(text: str, window: Extent | None, name: str) -> Recorded | Unknown:
+def parse_badblocks(text: str, name: str) -> Recorded | Unknown:
+    """The record in the text of a `badblocks` file."""
+    if text == "\n":  # a disk whose driver has made no record answers so; an empty one with nothing
+        return Unknown(f"the driver of {name} keeps no bad-block record")
     is_complete = len(text) < _PAGE - _MAX_LINE
     lines = text.splitlines()
     if not is_complete:
@@ -74,7 +86,10 @@ def _parsed(text: str, window: Extent | None, name: str) -> Recorded | Unknown:
         extents = [parse_badblocks_line(line) for line in lines if line.strip()]
     except UsageError as error:
         return Unknown(f"the bad-block record of {name} makes no sense: {error}")
-    if window is not None:
-        parts = (extent.intersection(window) for extent in extents)
-        extents = [part.shifted(-window.offset) for part in parts if part.length]
     return Recorded(extents, is_complete)
+
+
+def _cut(recorded: Recorded, window: Extent) -> Recorded:
+    parts = (extent.intersection(window) for extent in recorded.extents)
+    extents = [part.shifted(-window.offset) for part in parts if part.length]
+    return Recorded(extents, recorded.is_complete)

@@ -16,6 +16,10 @@ from daxmend.extent import Extent
 from daxmend.host.unknown import Unknown
 
 FS_IOC_FIEMAP: Final = 0xC020660B  # _IOWR('f', 11, struct fiemap), 32 bytes
+FS_IOC_FSGETXATTR: Final = 0x801C581F  # _IOR('X', 31, struct fsxattr), 28 bytes
+_FSXATTR_SIZE: Final = 28
+_XFLAGS: Final = Struct("=I")
+_XFLAG_REALTIME: Final = 0x1
 _FLAG_SYNC: Final = 1  # write dirty data back first, so that delayed allocation has a place
 _HEAD: Final = Struct("=QQIIII")  # start, length, flags, mapped_extents, extent_count, reserved
 _EXTENT: Final = Struct("=QQQ16xI12x")  # logical, physical, length, reserved64[2], flags, reserved
@@ -81,19 +85,21 @@ class FiemapExtent(NamedTuple):
         return not self.flags & _NO_PLACE
 
 
-def file_extents(fd: int, within: Extent | None = None) -> list[FiemapExtent] | Unknown:
+def file_extents(
+    fd: int, within: Extent | None = None, *, sync: bool = True
+) -> list[FiemapExtent] | Unknown:
     """The extents that touch a range of the file, or all of them; ascending.
 
-    Some file systems cut them to the range, or to something larger. Dirty data is written back
-    first. `Unknown` where the file system has no FIEMAP; raises `OSError` for everything else that
-    goes wrong.
+    Some file systems cut them to the range, or to something larger. With `sync` dirty data is
+    written back first; without, what has no place yet says so. `Unknown` where the file system has
+    no FIEMAP; raises `OSError` for everything else that goes wrong.
     """
     whole = Extent(0, (1 << 63) - 1) if within is None else within
     found: list[FiemapExtent] = []
     offset = whole.offset
     while offset < whole.end:
         try:
-            some = _ask(fd, offset, whole.end - offset)
+            some = _ask(fd, offset, whole.end - offset, sync)
         except OSError as error:
             if error.errno in _UNSUPPORTED and not found:
                 return Unknown(_UNSUPPORTED[error.errno])
@@ -105,9 +111,9 @@ def file_extents(fd: int, within: Extent | None = None) -> list[FiemapExtent] | 
     return found
 
 
-def _ask(fd: int, offset: int, length: int) -> list[FiemapExtent]:
+def _ask(fd: int, offset: int, length: int, sync: bool) -> list[FiemapExtent]:
     answer = bytearray(_HEAD.size + _COUNT * _EXTENT.size)
-    _HEAD.pack_into(answer, 0, offset, length, _FLAG_SYNC, 0, _COUNT, 0)
+    _HEAD.pack_into(answer, 0, offset, length, _FLAG_SYNC if sync else 0, 0, _COUNT, 0)
     fcntl.ioctl(fd, FS_IOC_FIEMAP, answer)
     return unpack_fiemap(answer)
 
@@ -125,4 +131,17 @@ def device_of(fd: int) -> int | Unknown:
     device = os.fstat(fd).st_dev
     if os.major(device) == 0:
         return Unknown("its file system is not on one block device")
+    if _is_realtime(fd):
+        return Unknown("it lies on the realtime device of its file system")
     return device
+
+
+def _is_realtime(fd: int) -> bool:
+    """Whether XFS keeps the file on another device than st_dev says."""
+    answer = bytearray(_FSXATTR_SIZE)
+    try:
+        fcntl.ioctl(fd, FS_IOC_FSGETXATTR, answer)
+    except OSError:
+        return False  # file systems that do not know the ioctl have no such device
+    flags: int = _XFLAGS.unpack_from(answer)[0]
+    return bool(flags & _XFLAG_REALTIME)

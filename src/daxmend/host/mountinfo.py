@@ -14,7 +14,10 @@ _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 class Mount(NamedTuple):
-    """One line of mountinfo; `device` is st_dev of its files, options are comma-separated."""
+    """One line of mountinfo; `device` is st_dev of its files, options are comma-separated.
+
+    `root` is what of the file system is mounted: `/`, or a directory in it, for a bind mount.
+    """
 
     mount_id: int
     device: int
@@ -23,6 +26,7 @@ class Mount(NamedTuple):
     fstype: str
     source: str
     super_options: str
+    root: str = "/"
 
     @property
     def is_fuse(self) -> bool:
@@ -51,6 +55,7 @@ def parse_mountinfo(text: bytes) -> Iterator[Mount]:
             _unescape(fields[tail + 1]),
             _unescape(fields[tail + 2]),
             _unescape(b" ".join(fields[tail + 3 :])),
+            _unescape(fields[3]),
         )
 
 

@@ -54,4 +54,5 @@ def _ask(path: str) -> "subprocess.Popen[bytes]":
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        close_fds=False,  # to close a file of the mount would wait for its server
     )

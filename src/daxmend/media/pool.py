@@ -8,6 +8,7 @@
 2 MiB·n  data area
 """
 
+import errno
 import fcntl
 import os
 import stat
@@ -193,7 +194,9 @@ def create_memory_pool(
 
 def _layout_of(size: int) -> Layout:
     if size <= 0 or size % PAGE:
-        raise UsageError(f"a pool's size is a positive multiple of {PAGE} bytes, not {size}")
+        raise UsageError(
+            f"a pool's size is a positive multiple of {PAGE} bytes, not {size}; 64M is 64 MiB"
+        )
     layout = Layout.of_size(size)
     if layout.data.end > MAX_OFFSET:
         raise UsageError(f"a pool of {size} bytes is more than a file can hold")
@@ -280,11 +283,14 @@ def open_pool(path: Path, *, writable: bool = True, make_backing: MakeBacking = 
 
 
 def is_pool(path: Path) -> bool:
-    """True if `path` is a file that starts like a pool, whole or damaged."""
+    """True if `path` is a file that starts like a pool, whole or damaged.
+
+    A copy of the header that gives EIO says nothing: one file in many has a bad block there.
+    """
     if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait for its writer
         return False
     with open(path, "rb") as file:
-        return any(_has_magic(file.fileno(), offset) for offset in _COPIES)
+        return any(_has_readable_magic(file.fileno(), offset) for offset in _COPIES)
 
 
 def read_owner(path: Path) -> tuple[int, str] | None:
@@ -373,6 +379,15 @@ def _checksum(raw: bytes, length: int) -> tuple[int]:
 
 def _has_magic(fd: int, offset: int) -> bool:
     return os.pread(fd, len(_MAGIC), offset) == _MAGIC
+
+
+def _has_readable_magic(fd: int, offset: int) -> bool:
+    try:
+        return _has_magic(fd, offset)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return False
 
 
 def _read_header(fd: int, path: Path) -> tuple[Header, list[Repair]]:

@@ -88,7 +88,7 @@ class DeviceContent:
         """Write-zeroes and discard: zeros in place, latent poison goes too (R33).
 
         EPERM where nothing may be written. A part of a bad sector is EIO before anything has
-        changed. Not `io.zero_raw`: a scrub that nobody asked for is no event.
+        changed.
         """
         if self._allowed(extent) < extent.length:
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))

@@ -1,7 +1,8 @@
 """The control directory of a mount: plain files in the kernel's spirit (design, "The mount").
 
 `controlfile.py` has the files of text. `events` gives one JSON object a line and blocks until there
-is one. A write is all or nothing: a malformed line is EINVAL and changes nothing. A write that made
+is one. A write is all or nothing: a malformed line is EINVAL and changes nothing. Why a write was
+refused, of which the kernel passes on no more than the errno, stands in `status`. A write that made
 bytes bad is answered when no mapping shows their old content any more (R27).
 """
 
@@ -16,23 +17,21 @@ from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from daxmend.dax.api import DaxDevice
-from daxmend.errors import UsageError
-from daxmend.events import Event
+from daxmend.errors import DaxmendError, UsageError
+from daxmend.events import Event, EventHub
 from daxmend.extent import Extent
 from daxmend.fuse import PENDING, Opened, Pending, Session, pack_write_out
 from daxmend.fuse.protocol import FOPEN_DIRECT_IO
-from daxmend.mounts.controlfile import ControlFile, DeviceFiles
+from daxmend.mounts.controlfile import Action, ControlFile, ControlFiles
 from daxmend.mounts.eventlog import EventLog
-from daxmend.mounts.scrub import Scrubber
 
 if TYPE_CHECKING:
     from daxmend.fuse import Buffer
-    from daxmend.mounts.deviceuse import DeviceUse
 
 CONTROL_NAME = b".daxmend"
 CONTROL_NODEID = 16
 _FIRST_FILE_NODEID = CONTROL_NODEID + 1
+_REFUSAL_LENGTH = 300  # characters; a line that is refused can be a request long
 
 
 class _Parked(NamedTuple):
@@ -60,10 +59,11 @@ class _OpenFile:
 
 
 class ControlDirectory:
-    """The nodes from `CONTROL_NODEID` on of a mount over `device`. Used on the request thread.
+    """The nodes from `CONTROL_NODEID` on of a mount. Used on the request thread.
 
-    `attached` are the events of attaching the device, which came before anybody could subscribe;
-    `use` says what lies on it.
+    `make_files` makes the files of text, given what wakes those who wait for a change of one.
+    `events` are told by `events`, the file; `attached` are those of attaching the device, which
+    came before anybody could subscribe.
 
     `invalidate` is called with device extents whose content changed; what it queues on the
     session's notifier is done before the write that caused it is answered.
@@ -71,11 +71,10 @@ class ControlDirectory:
 
     def __init__(
         self,
-        device: DaxDevice,
+        events: EventHub,
+        make_files: Callable[[Callable[[], object]], ControlFiles],
         invalidate: Callable[[Extent], None],
-        log: Callable[[str], object],
-        attached: Sequence[Event],
-        use: DeviceUse,
+        attached: Sequence[Event] = (),
     ) -> None:
         self.session: Session | None = None
         self._invalidate = invalidate
@@ -86,16 +85,14 @@ class ControlDirectory:
         self._changed: dict[int, int] = {}  # nodeid → the first event after the file's last change
         self._opens: dict[int, _OpenFile] = {}
         self._next_fh = 1
-        self._scrubber = Scrubber(device, log)
-        files = DeviceFiles(device, use, self._scrubber, self._wake_later, attached)
-        self._files = files.files()
-        self._events_nodeid = _FIRST_FILE_NODEID + len(self._files)
-        self._files.append(ControlFile(b"events", str))
-        device.events.subscribe(self._on_event)
+        self._made = make_files(self._wake_later)
+        self._files = [*self._made.files(), ControlFile(b"events", str)]
+        self._events_nodeid = _FIRST_FILE_NODEID + len(self._files) - 1
+        events.subscribe(self._on_event)
 
     def stop(self) -> None:
         """End what runs in the background."""
-        self._scrubber.stop()
+        self._made.stop()
 
     # -- nodes -----------------------------------------------------------------------------
 
@@ -149,15 +146,29 @@ class ControlDirectory:
         file = self._files[self._opens[fh].nodeid - _FIRST_FILE_NODEID]
         if file.parse is None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        try:
+            self._obey(file.parse, data)
+        except (DaxmendError, OSError) as error:
+            refused = _on_one_line(f"{file.name.decode()}: {error}")
+            self._made.note_refusal(refused)
+            raise
+        return self._reply_after_invalidation(pack_write_out(len(data)))
+
+    def _obey(self, parse: Callable[[str], Action], data: memoryview) -> None:
         lines = bytes(data).decode("ascii", errors="replace").split("\n")
         if len(lines) > 1 and lines[-1].strip():
             raise UsageError(f"'{lines[-1]}' has no end: several lines must end in a newline each")
-        actions = [file.parse(line.strip()) for line in lines if line.strip()]
+        actions = []
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    actions.append(parse(line.strip()))
+                except UsageError as error:
+                    raise (UsageError(f"line {number}: {error}") if lines[1:] else error) from None
         for action in actions:
             changed = action()
             if changed is not None:
                 self._invalidate(changed)
-        return self._reply_after_invalidation(pack_write_out(len(data)))
 
     def poll(self, fh: int, kh: int, schedule: bool) -> int:
         """What is ready: events to read, or something that happened since the file was read."""
@@ -250,3 +261,12 @@ class ControlDirectory:
             elif session.reply(unique, text):
                 opened.sequence = sequence
                 opened.text, opened.text_offset = text, offset
+
+
+def _on_one_line(text: str) -> str:
+    """A complaint that quotes what somebody wrote, on one line."""
+    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    if len(printable) <= _REFUSAL_LENGTH:
+        return printable
+    half = _REFUSAL_LENGTH // 2
+    return f"{printable[:half]}…{printable[-half:]}"

@@ -7,6 +7,8 @@ ranges      `OFFSET LENGTH poison|recorded|lost|quarantined OWNER` a line; owner
 owners      the same with one more field: where in its file the range begins, `-` outside of files
 check       what is wrong with the file system, one JSON object a line; nothing if it is whole
 scrub       `N` idle, `N+` running; write `1` or `OFFSET LENGTH` to start one; poll for its end
+message     write `SECTOR WORDS…` for the target of a table's line there; read the last answer, or
+            why the last one failed
 status      JSON
 metrics     Prometheus text
 """
@@ -20,10 +22,10 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from daxmend.dax.api import DaxDevice, FaultInjection, SectorState
-from daxmend.errors import UsageError
+from daxmend.errors import DaxmendError, UsageError
 from daxmend.events import (
     Event,
     FaultInjected,
@@ -38,6 +40,7 @@ from daxmend.faults import FaultKind
 from daxmend.mounts.deviceuse import FREE, DeviceUse, OwnedRange
 from daxmend.mounts.scrub import Scrubber
 from daxmend.mounts.status import Status
+from daxmend.stack.device import send_message
 
 if TYPE_CHECKING:
     from daxmend.fs import Finding
@@ -65,8 +68,23 @@ class ControlFile(NamedTuple):
         return stat.S_IFREG | (0o600 if self.parse else 0o400)
 
 
+class ControlFiles(Protocol):
+    """The files of text of one mount."""
+
+    def files(self) -> list[ControlFile]:
+        """All of them."""
+
+    def note_refusal(self, refused: str) -> None:
+        """Why a write to one of the files failed: `status` says so until another one does."""
+
+    def stop(self) -> None:
+        """End what runs in the background."""
+
+
 class DeviceFiles:
-    """The files over one device; `on_scrub_end` is called on the scrub's thread.
+    """The files over one device (implements `ControlFiles`).
+
+    `on_scrub_end` is called on the scrub's thread.
 
     `attached` are the events of attaching the device.
     """
@@ -85,9 +103,10 @@ class DeviceFiles:
         self._scrubber = scrubber
         self._status = Status(device, use, scrubber, attached)
         self._on_scrub_end = on_scrub_end
+        self._answer = ""  # to the last message
 
     def files(self) -> list[ControlFile]:
-        """All of them."""
+        """See `ControlFiles`."""
         return [
             ControlFile(b"badblocks", self._read_badblocks, self._parse_badblock, _changes_record),
             ControlFile(b"poison", self._read_poison, self._parse_poison),
@@ -100,9 +119,18 @@ class DeviceFiles:
                 self._parse_scrub,
                 lambda event: isinstance(event, ScrubDone),
             ),
+            ControlFile(b"message", lambda: self._answer, self._parse_message),
             ControlFile(b"status", self._read_status),
             ControlFile(b"metrics", self._status.metrics),
         ]
+
+    def note_refusal(self, refused: str) -> None:
+        """See `ControlFiles`."""
+        self._status.refused = refused
+
+    def stop(self) -> None:
+        """See `ControlFiles`."""
+        self._scrubber.stop()
 
     def _injectable(self) -> FaultInjection:
         if not isinstance(self._device, FaultInjection):
@@ -166,6 +194,16 @@ class DeviceFiles:
             self._scrubber.start(extent, self._on_scrub_end)
 
         return start
+
+    def _parse_message(self, line: str) -> Action:
+        return partial(self._send_message, line)
+
+    def _send_message(self, line: str) -> None:
+        try:
+            self._answer = send_message(self._device, line)
+        except (DaxmendError, OSError) as error:
+            self._answer = f"{error}\n"
+            raise
 
     def _read_status(self) -> str:
         return json.dumps(self._status.document(), indent=2) + "\n"

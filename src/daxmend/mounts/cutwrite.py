@@ -11,16 +11,31 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from daxmend.dax.api import DaxDevice, Recovery
+from daxmend.dax.api import Recovery
 from daxmend.errors import MediaError
-from daxmend.events import Event, RecoveryDone, RecoveryRefused, ZeroinitDone
-from daxmend.extent import Extent
+from daxmend.events import Event, EventHub, RecoveryDone, RecoveryRefused, ZeroinitDone
+from daxmend.extent import Extent, ExtentSet
 from daxmend.units import align_down
 
 if TYPE_CHECKING:
     from daxmend.mounts.content import Content
+
+
+class Holder(Protocol):
+    """What goes bad and keeps halves of writes meanwhile: a `DaxDevice`, or a file with faults."""
+
+    events: EventHub
+
+    @property
+    def allows_recovery(self) -> bool: ...
+
+    def hold(self, offset: int, data: bytes, unit: int) -> None:
+        """Keep the first bytes of a bad unit, as durably as its content would be."""
+
+    def drop_hold(self, extent: Extent) -> None:
+        """Forget them."""
 
 
 class _Held(NamedTuple):
@@ -43,7 +58,7 @@ class CutWrites:
     is the loop that heals.
     """
 
-    def __init__(self, device: DaxDevice) -> None:
+    def __init__(self, device: Holder) -> None:
         self._device = device
         self._held: dict[int, _Held] = {}
         self._broken: set[int] = set()  # opens whose half cannot be completed any more
@@ -122,13 +137,26 @@ class CutWrites:
 
     def _drop(self, fh: int, held: _Held) -> None:
         self._failed.add(fh)
-        self._device.drop_hold(held.place)
+        self._release_hold(held)
         self._device.events.publish(
             RecoveryRefused(
                 held.place.widened(held.content.unit),
                 "the other half of a cut write did not follow",
             )
         )
+
+    def _release_hold(self, held: _Held) -> None:
+        """The device forgets what it holds for nobody else: opens may hold halves of one unit.
+
+        It keeps one half of each byte, the last that came; the others' come back before it forgets.
+        """
+        rest = ExtentSet(1, [held.place])
+        for other in list(self._held.values()):
+            if other.place.overlaps(held.place):
+                self._device.hold(other.place.offset, other.data, other.content.unit)
+                rest.discard(other.place)
+        for run in rest:
+            self._device.drop_hold(run)
 
     def discard(self, nodeid: int, extent: Extent) -> None:
         """The range of a file was truncated or punched away: no half of it may come back.
@@ -139,7 +167,7 @@ class CutWrites:
             if held.content.nodeid == nodeid and held.extent.overlaps(extent):
                 del self._held[fh]
                 if extent.covers(held.extent):
-                    self._device.drop_hold(held.place)
+                    self._release_hold(held)
                 else:
                     self._drop(fh, held)
 

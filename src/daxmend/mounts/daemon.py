@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from daxmend.dax.api import Recovery
 from daxmend.errors import EXIT_FAILED, DaxmendError, UsageError
@@ -24,13 +24,9 @@ from daxmend.mounts.devicemount import DeviceMount
 from daxmend.mounts.filesystem import FileSystemMount
 from daxmend.mounts.option import MountOptions
 from daxmend.mounts.raw import RawMount
-from daxmend.stack import (
-    PoolDevice,
-    has_filesystem,
-    make_volatile_filesystem,
-    open_device,
-    open_filesystem,
-)
+from daxmend.stack.device import open_device
+from daxmend.stack.filesystem import has_filesystem, make_volatile_filesystem, open_filesystem
+from daxmend.stack.member import PoolDevice
 
 SUBTYPE = "daxmend"
 
@@ -59,11 +55,21 @@ def mount_in_background(
     what stopped the server; nothing is mounted then. `log` takes what the server has to say
     afterwards (nothing, if all is well).
     """
+    start_server(partial(serve, pool, mountpoint, options, raw=raw), mountpoint, log)
+
+
+def start_server(
+    serve_until_end: Callable[[Callable[[], None]], None], mountpoint: Path, log: Path | None
+) -> None:
+    """Run `serve_until_end` in a process of its own; return when it calls what it is given.
+
+    Raises `MountFailedError` with what stopped it before.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _run_server(partial(serve, pool, mountpoint, options, raw=raw), log, writer)
+        _run_server(serve_until_end, log, writer)
     os.close(writer)
     with os.fdopen(reader, "rb") as word:
         said = word.read()
@@ -100,13 +106,13 @@ def serve(
         if raw:
             end_of_attach()
             handler = RawMount(device, options=options, on_ready=on_ready, attached=attached)
-            _serve_handler(device, handler, mountpoint)
+            _serve_device(device, handler, mountpoint)
             return
         with contextlib.closing(open_filesystem(device)) as fs:
             end_of_attach()
             _say(fs.notices)
             files = FileSystemMount(fs, options=options, on_ready=on_ready, attached=attached)
-            _serve_handler(device, files, mountpoint)
+            _serve_device(device, files, mountpoint)
 
 
 def _check_content(device: PoolDevice, raw: bool, mountpoint: Path) -> None:
@@ -126,10 +132,24 @@ def _say(notices: Iterable[str]) -> None:
         sys.stderr.write(f"daxmend: {notice}\n")
 
 
-def _serve_handler(device: PoolDevice, handler: DeviceMount, mountpoint: Path) -> None:
+def _serve_device(device: PoolDevice, handler: DeviceMount, mountpoint: Path) -> None:
     fd = mount(mountpoint, fsname=str(device.pool.path), subtype=SUBTYPE)
-    session = Session(fd, handler)
     device.pool.set_owner(str(mountpoint))
+    serve_session(Session(fd, handler), handler, mountpoint)
+
+
+class ServedHandler(Protocol):
+    """What is served, and told before a mount in use is left."""
+
+    def write_back(self) -> None:
+        """Let the kernel write back what mappings dirtied, as far as a stopping session lets it."""
+
+
+def serve_session(session: Session, handler: ServedHandler, mountpoint: Path) -> None:
+    """Serve a mount until it is unmounted, SIGTERM or SIGINT; leaves no mount behind.
+
+    Must be called on the main thread, for the sake of the signals.
+    """
     with _stopped_by_signals(session, handler, mountpoint):
         try:
             session.run()
@@ -191,7 +211,9 @@ def _detach(log: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals(session: Session, handler: DeviceMount, mountpoint: Path) -> Iterator[None]:
+def _stopped_by_signals(
+    session: Session, handler: ServedHandler, mountpoint: Path
+) -> Iterator[None]:
     """SIGTERM and SIGINT end the session in good order."""
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -205,7 +227,7 @@ def _stopped_by_signals(session: Session, handler: DeviceMount, mountpoint: Path
             signal.signal(number, action)
 
 
-def _unmount_or_stop(session: Session, handler: DeviceMount, mountpoint: Path) -> None:
+def _unmount_or_stop(session: Session, handler: ServedHandler, mountpoint: Path) -> None:
     """Unmount; a mount in use is left as soon as what mappings dirtied is written back."""
     try:
         unmount(mountpoint)

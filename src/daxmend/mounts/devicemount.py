@@ -41,7 +41,9 @@ from daxmend.fuse.protocol import (
 from daxmend.fuse.session import log_to_stderr
 from daxmend.mounts.content import DeviceContent
 from daxmend.mounts.control import ControlDirectory
+from daxmend.mounts.controlfile import DeviceFiles
 from daxmend.mounts.fixedname import FixedNames
+from daxmend.mounts.scrub import Scrubber
 from daxmend.mounts.writepath import WritePath
 from daxmend.units import PAGE, SECTOR
 
@@ -57,7 +59,7 @@ FALLOC_FL_ZERO_RANGE = 0x10
 DEVICE_NAME = b"device"
 DEVICE_NODEID = 2
 
-_ALWAYS_READY = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
+ALWAYS_READY = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
 _NORMAL = AccessMode.NORMAL
 _CHANGES_CONTENT = (
     FaultInjected,
@@ -97,7 +99,13 @@ class DeviceMount(FixedNames):
         self._mounted_ns = time.time_ns()
         # First: whoever reads of an event must find its invalidations done.
         device.events.subscribe(self._on_event)
-        self._control = ControlDirectory(device, self._invalidate, log_to_stderr, attached, use)
+        scrubber = Scrubber(device, log_to_stderr)
+        self._control = ControlDirectory(
+            device.events,
+            lambda wake: DeviceFiles(device, use, scrubber, wake, attached),
+            self._invalidate,
+            attached,
+        )
 
     def init(self, session: Session) -> None:
         super().init(session)
@@ -226,7 +234,7 @@ class DeviceMount(FixedNames):
 
     def poll(self, nodeid: int, fh: int, kh: int, flags: int, events: int) -> int:
         if not self._control.has(nodeid):
-            return _ALWAYS_READY  # ENOSYS would end polling for the control files, too
+            return ALWAYS_READY  # ENOSYS would end polling for the control files, too
         return self._control.poll(fh, kh, bool(flags & FUSE_POLL_SCHEDULE_NOTIFY))
 
     def interrupted(self, unique: int) -> bool:

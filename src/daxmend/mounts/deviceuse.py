@@ -123,8 +123,13 @@ class FileSystemUse:
 def format_owner(owner: Owner) -> str:
     """The owner as one field."""
     if owner.kind is OwnerKind.FILE:
-        return _FILE + (quote_from_bytes(owner.path, _PRINTABLE) if owner.path else f"#{owner.ino}")
+        return format_file(owner.path, owner.ino)
     return METADATA if owner.kind is OwnerKind.METADATA else FREE
+
+
+def format_file(path: bytes, ino: int) -> str:
+    """A file as one field; without a path it has no name."""
+    return _FILE + (quote_from_bytes(path, _PRINTABLE) if path else f"#{ino}")
 
 
 def parse_path(owner: str) -> bytes | None:

@@ -23,3 +23,15 @@ class MountOptions(NamedTuple):
     open_mode: OpenMode = OpenMode.AUTO
     recovery: Recovery = Recovery.AUTO
     verify_writes: bool = False
+
+
+class ShadowOptions(NamedTuple):
+    """What `daxmend shadow` can say. `armed` are PATTERNs of files that may go bad while open.
+
+    `cache_seconds` is for how long the kernel may show names and attributes without asking: changes
+    that are made below show that much later.
+    """
+
+    mount: MountOptions = MountOptions()
+    armed: tuple[str, ...] = ()
+    cache_seconds: float = 1.0

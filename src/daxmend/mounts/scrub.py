@@ -6,7 +6,7 @@ from threading import Event, Thread
 from daxmend.dax.api import DaxDevice
 from daxmend.errors import BusyError, DaxmendError
 from daxmend.extent import Extent
-from daxmend.stack import validate_length
+from daxmend.stack.device import validate_length
 
 
 class Scrubber:

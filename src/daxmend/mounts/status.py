@@ -3,14 +3,14 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from threading import Lock
 
 from daxmend.dax.api import DaxDevice
 from daxmend.events import Event, RecoveryDone
 from daxmend.mounts.deviceuse import DeviceUse
 from daxmend.mounts.scrub import Scrubber
-from daxmend.stack import summarize
+from daxmend.stack.summary import summarize
 
 
 class Status:
@@ -30,6 +30,7 @@ class Status:
         self._device = device
         self._use = use
         self._scrubber = scrubber
+        self.refused: str | None = None  # why the last refused write to a control file was
         self._started_ns = time.time_ns()
         self._lock = Lock()  # guards the next two
         self._events: Counter[str] = Counter()
@@ -61,6 +62,7 @@ class Status:
             "recovery": self._device.allows_recovery,
             "healed": healed,
             "events": events,
+            "refused": self.refused,
             "scrub": {
                 "state": scrub.state,
                 "scrubbed": scrub.scrubbed,
@@ -80,12 +82,17 @@ class Status:
             "daxmend_scrub_running": int(self._scrubber.is_running),
             **self._use.gauges(),
         }
-        lines = [f"# TYPE {name} gauge\n{name} {value}\n" for name, value in gauges.items()]
-        lines.append("# TYPE daxmend_healed_bytes_total counter\n")
-        lines.append(f"daxmend_healed_bytes_total {healed}\n")
-        lines.append("# TYPE daxmend_events_total counter\n")
-        lines += [
-            f'daxmend_events_total{{event="{name}"}} {count}\n'
-            for name, count in sorted(events.items())
-        ]
-        return "".join(lines)
+        return format_metrics(gauges, healed, events)
+
+
+def format_metrics(gauges: Mapping[str, object], healed: int, events: Mapping[str, int]) -> str:
+    """Prometheus text: the gauges, the bytes healed, and the events by name."""
+    lines = [f"# TYPE {name} gauge\n{name} {value}\n" for name, value in gauges.items()]
+    lines.append("# TYPE daxmend_healed_bytes_total counter\n")
+    lines.append(f"daxmend_healed_bytes_total {healed}\n")
+    lines.append("# TYPE daxmend_events_total counter\n")
+    lines += [
+        f'daxmend_events_total{{event="{name}"}} {count}\n'
+        for name, count in sorted(events.items())
+    ]
+    return "".join(lines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from daxmend.dax.api import DaxDevice, Recovery
+from daxmend.dax.api import Recovery
 from daxmend.errors import MediaError
 from daxmend.events import RecoveryRefused
 from daxmend.extent import Extent
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from daxmend.mounts.content import Content
+    from daxmend.mounts.cutwrite import Holder
     from daxmend.mounts.option import MountOptions
 
 _LOST_STORE = "a store through a mapping, made before it went bad, is lost"
@@ -33,7 +34,7 @@ class WritePath:
 
     def __init__(
         self,
-        device: DaxDevice,
+        device: Holder,
         options: MountOptions,
         invalidate: Callable[[int, Extent], None],
     ) -> None:

@@ -157,6 +157,13 @@ class PmemDevice:
                     length = self._find_gap(offset, length)
         return Window(self._medium, offset, length)
 
+    def clean_window(self, offset: int, length: int) -> Window | None:
+        """What `direct_access` gives for a range in the clean gap, and None for any other (R22)."""
+        start, end = self._gap
+        if start <= offset and offset + length <= end:
+            return Window(self._medium, offset, length)
+        return None
+
     def _find_gap(self, offset: int, length: int) -> int:
         """How much of the range a normal access may have; none is `BadBlockError` (R24)."""
         start = align_down(offset, PAGE)

@@ -30,6 +30,7 @@ class FileTarget:
         places = device.find_file(path)
         self.name = name
         self.notices = device.notices
+        self.unknown = device.unknown
         self.size = places.size
         self.extents = places.extents
         self._device = device

@@ -1,14 +1,10 @@
-"""A file of the running system as a subject: on any file system, and on a daxmend mount.
-
-Reads and writes go past the page cache (O_DIRECT) where the file system can, so that the unit of
-loss is the sector and not the page, and what was read was on the medium a moment ago; else what is
-cached is dropped before it is read. What cannot be read is found by halving.
-"""
+"""A file of the running system as a subject: on any file system, and on a daxmend mount."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import mmap
+import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -16,46 +12,83 @@ from pathlib import Path
 from typing import Final
 
 from daxmend.dax.api import Salvage
-from daxmend.errors import ChangedError, UsageError
-from daxmend.extent import Extent, merged
+from daxmend.errors import BusyError, ChangedError, UnknownStateError, UsageError
+from daxmend.extent import Extent
 from daxmend.host import fileioctl, zeroing
 from daxmend.host.fiemap import FiemapExtent, file_extents
+from daxmend.host.statx import is_dax
 from daxmend.host.unknown import Unknown
 from daxmend.host.zeroing import ZeroVerb
-from daxmend.rescue.subject import CHUNK, Subject
+from daxmend.rescue.blocksbelow import BlocksBelow, open_below
+from daxmend.rescue.knownbad import KnownBad
+from daxmend.rescue.reader import BAD_ERRNOS, Reader
+from daxmend.rescue.sharer import find_sharers
+from daxmend.rescue.subject import Subject, iter_lost, iter_pieces
 from daxmend.rescue.target import FileExtent
 from daxmend.units import PAGE, SECTOR, align_down, align_up, is_aligned
 
-# What the kernel says of bytes that the medium cannot give: the block layer has four words.
-BAD_ERRNOS: Final = frozenset({errno.EIO, errno.ENODATA, errno.EILSEQ, errno.EREMOTEIO})
 _WRITE_HINTS: Final = {
     errno.EACCES: "its owner, or root, can repair it",
     errno.EPERM: "it is immutable or append-only (see lsattr); first: chattr -i -a",
     errno.EROFS: "it lies on a read-only mount; remount that read-write first",
     errno.ETXTBSY: "it is a program that runs, or a swap file; end that (swapoff) first",
+    errno.EBUSY: "it is mounted, or part of another device; unmount that, or repair its files",
 }
-_GROWTH: Final = 8  # how much more is asked for after what was asked for came
+# Where the journal of a repair that has begun lies, kept with the file: whatever name it is
+# repaired by the next time, and whatever --journal is said then. (daxmend's own mounts keep
+# `user.daxmend.` to themselves.)
+_NOTE: Final = "user.daxmend-repair"
 
 
-def _open(path: Path, name: str, access: int) -> int:
-    """The file, opened. Where it cannot be written, that is said before anything is done."""
+def open_to_read(path: Path, name: str) -> int:
+    """The file, opened. Raises `UnknownStateError` for who may not read it (R44)."""
     try:
-        fd = os.open(path, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        if access == os.O_RDWR:
-            try:
-                os.pwrite(fd, b"", 0)  # writes nothing, and is refused for a swap file
-            except OSError:
-                os.close(fd)
-                raise
-        return fd
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except PermissionError as error:
+        raise UnknownStateError(f"{name}: cannot be read: {error.strerror}") from None
     except OSError as error:
-        hint = _WRITE_HINTS.get(error.errno or 0) if access == os.O_RDWR else None
+        raise OSError(error.errno, error.strerror, name) from None
+
+
+def open_to_write(path: Path, name: str, flags: int = 0) -> int:
+    """The file, opened to be read and written, and locked against a second repair.
+
+    Where it cannot be, that is said before anything is done.
+    """
+    os.close(open_to_read(path, name))
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | flags)
+        try:
+            os.pwrite(fd, b"", 0)  # writes nothing, and is refused for a swap file
+            _lock(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+    except BlockingIOError:
+        raise BusyError(
+            f"{name} is locked: another repair of it runs, or a program that locks it; wait for "
+            "that, or end it"
+        ) from None
+    except OSError as error:
+        hint = _WRITE_HINTS.get(error.errno or 0)
         said = f"{error.strerror}; {hint}" if hint else error.strerror
         raise OSError(error.errno, said, name) from None
 
 
+def _lock(fd: int) -> None:
+    """Against a second repair; a file system that has no locks cannot be locked."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+
+
 class HostFile:
     """Implements `Subject`. `name` is what the operator called `path`."""
+
+    has_holes = True
 
     def __init__(self, path: Path, name: str, *, writable: bool = False) -> None:
         found = os.stat(path)
@@ -66,28 +99,25 @@ class HostFile:
         self.notices: list[str] = []
         self.location = (path, b"")
         self._path = path
-        self._view = memoryview(mmap.mmap(-1, CHUNK + PAGE))  # page-aligned, as O_DIRECT wants it
-        access = os.O_RDWR if writable else os.O_RDONLY
-        self._fd = _open(path, name, access)
+        self._fd = open_to_write(path, name) if writable else open_to_read(path, name)
         self._stat = os.fstat(self._fd)
         self.size = self._stat.st_size
-        self._direct, self.grain = self._open_direct(access)
+        self._is_dax = is_dax(self._fd) is True
+        grain = PAGE if self._is_dax else SECTOR
+        access = os.O_RDWR if writable else os.O_RDONLY
+        self._reader = Reader(self._fd, name, self.size, access, grain)
+        self._known = KnownBad(path, self._reader.grain)
+        self._below: BlocksBelow | Unknown | None = None  # not asked yet
+        if writable and not self._reader.is_direct:
+            self.notices.append(
+                f"the file system of {name} cannot read past its page cache; what was written is "
+                "read back only after the cache was told to drop it"
+            )
 
-    def _open_direct(self, access: int) -> tuple[int | None, int]:
-        """The same file past the page cache, and the unit of reading; None where it cannot."""
-        try:
-            fd = os.open(f"/proc/self/fd/{self._fd}", access | os.O_DIRECT | os.O_CLOEXEC)
-        except OSError:
-            return None, PAGE
-        for grain in (SECTOR, PAGE):
-            try:
-                os.preadv(fd, [self._view[:grain]], 0)
-            except OSError as error:
-                if error.errno == errno.EINVAL:
-                    continue
-            return fd, grain
-        os.close(fd)
-        return None, PAGE
+    @property
+    def grain(self) -> int:
+        """See `Subject`."""
+        return SECTOR if isinstance(self._below, BlocksBelow) else self._reader.grain
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -106,73 +136,67 @@ class HostFile:
             offset = end
 
     def salvage(self, extent: Extent) -> Salvage:
+        """See `Subject`. What is lost by pages only is read by sectors below, where that may be."""
+        saved = self._reader.salvage(extent)
+        below = self._open_below() if saved.lost else None
+        return saved if below is None else below.refine(extent, saved)
+
+    def pieces(self, extent: Extent) -> Iterator[tuple[Extent, memoryview | None]]:
         """See `Subject`."""
-        data = bytearray(extent.length)
-        lost = []
-        if self._direct is None:  # all of it: a large folio is not dropped in part
-            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        end = align_up(extent.end, self.grain)
-        offset = align_down(extent.offset, self.grain)
-        while offset < end:
-            wide = Extent.between(offset, min(end, offset + CHUNK))
-            for part, got in self._walk(wide):
-                inside = part.intersection(extent)
-                if got is None:
-                    lost.append(inside)
-                elif inside.length:
-                    at = inside.offset - extent.offset
-                    skip = inside.offset - part.offset
-                    data[at : at + inside.length] = got[skip : skip + inside.length]
-            offset = wide.end
-        return Salvage(data, merged(run for run in lost if run.length))
-
-    def _walk(self, wide: Extent) -> Iterator[tuple[Extent, memoryview | None]]:
-        """The range in pieces, ascending: what was read (until the next step), or None.
-
-        What was asked for in vain holds something bad: its half is asked for next, and the half of
-        what is left. Behind something lost the steps are small, and grow.
-        """
-        at, step = wide.offset, wide.length
-        suspect = at  # before it something bad is known to lie
-        end = min(wide.end, self.size)
-        while at < end:
-            asked = min(step, wide.end - at)
-            got = self._read(at, asked)
-            if got is None and asked > self.grain:
-                suspect = at + asked
-                step = self._half(asked)
-                continue
-            length = min(asked, end - at) if got is None else len(got)
-            yield Extent(at, length), got
-            at += length
-            if got is None or length < asked:
-                step, suspect = self.grain, at
-            elif at < suspect:
-                step = self._half(suspect - at)
+        for part, got in self._pieces_above(extent):
+            below = self._open_below() if got is None else None
+            if below is None:
+                yield part, got
             else:
-                step = min(step * _GROWTH, CHUNK)
+                lost = Salvage(bytearray(part.length), [part])
+                yield from iter_pieces(part, below.refine(part, lost))
 
-    def _half(self, length: int) -> int:
-        return max(self.grain, align_down(length // 2, self.grain))
+    def unreadable(self, extent: Extent) -> Iterator[Extent]:
+        """See `Subject`."""
+        end = extent.offset
+        for lost in iter_lost(self._pieces_above(extent)):
+            yield lost
+            end = lost.end
+        if extent.end == self.size > end and not self._is_tail_readable():
+            yield Extent.between(max(end, align_down(self.size, PAGE)), self.size)
 
-    def _read(self, offset: int, length: int) -> memoryview | None:
-        """What comes of one request, at least a byte; None if its first unit is bad, or a later."""
-        fd = self._fd if self._direct is None else self._direct
+    def _pieces_above(self, extent: Extent) -> Iterator[tuple[Extent, memoryview | None]]:
+        """What the file itself gives."""
+        for part, got in self._reader.pieces(extent, self._known.within(extent)):
+            if got is None:
+                self._known.ask()
+            yield part, got
+
+    def _is_tail_readable(self) -> bool:
+        """Whether the page in which the file ends can be read as a whole.
+
+        The page cache, and DAX, fail for a sector behind the end; a request by sectors, which goes
+        past the cache, does not ask for that one.
+        """
+        tail = align_down(self.size, PAGE)
+        if tail == self.size:
+            return True
+        os.posix_fadvise(self._fd, tail, PAGE, os.POSIX_FADV_DONTNEED)
         try:
-            count = os.preadv(fd, [self._view[:length]], offset)
+            os.pread(self._fd, self.size - tail, tail)
         except OSError as error:
-            if error.errno in BAD_ERRNOS:
-                return None
-            raise OSError(
-                error.errno, f"{error.strerror} (at offset {offset})", self.name
-            ) from None
-        if not count:
-            size = os.fstat(self._fd).st_size
-            raise ChangedError(
-                f"{self.name} became shorter while it was read: {size} bytes, it had {self.size}; "
-                "begin again when nobody changes it"
-            )
-        return self._view[: min(count, self.size - offset)]
+            if error.errno not in BAD_ERRNOS:
+                raise
+            return False
+        return True
+
+    def _open_below(self) -> BlocksBelow | None:
+        """The blocks below, if what is lost can be smaller there, and they may be read."""
+        if self._reader.grain <= SECTOR:
+            return None
+        if self._below is None:
+            self._below = open_below(self._fd, self._path)
+            if isinstance(self._below, Unknown) and self._is_dax:
+                self.notices.append(
+                    f"{self.name} is lost by whole pages: sectors could not be read from the "
+                    f"device below ({self._below.why}); as root more may be saved"
+                )
+        return None if isinstance(self._below, Unknown) else self._below
 
     # -- what it is ------------------------------------------------------------------------
 
@@ -193,12 +217,15 @@ class HostFile:
                 f"{self.name} was replaced meanwhile: another file has the name now; begin again"
             )
 
+    def validate_free(self) -> None:
+        """See `Subject`."""
+
     def is_same(self, other: Subject) -> bool:
         """See `Subject`."""
         return isinstance(other, HostFile) and os.path.samestat(self._stat, other._stat)
 
     def is_same_as_path(self, path: str | os.PathLike[str]) -> bool:
-        """Whether the path leads to this file."""
+        """See `Subject`."""
         try:
             return os.path.samestat(self._stat, os.stat(path))
         except OSError:
@@ -216,8 +243,13 @@ class HostFile:
 
     @property
     def mode(self) -> int:
-        """Its permissions."""
+        """See `Subject`."""
         return stat.S_IMODE(self._stat.st_mode)
+
+    @property
+    def owner(self) -> int:
+        """See `Subject`."""
+        return self._stat.st_uid
 
     @property
     def identity(self) -> int:
@@ -241,10 +273,36 @@ class HostFile:
         except OSError as error:
             return Unknown(f"where it lies cannot be asked: {error.strerror}")
 
-    def shared(self, extent: Extent) -> bool:
+    def sharers(self, extents: list[Extent]) -> list[str]:
         """See `Subject`."""
+        places = [place for extent in extents for place in self._shared_places(extent)]
+        return find_sharers(self._fd, self._path, places) if places else []
+
+    def _shared_places(self, extent: Extent) -> Iterator[Extent]:
+        """Where the parts of the range that are not its own lie on the device."""
         found = self._fiemap(extent)
-        return not isinstance(found, Unknown) and any(each.is_shared for each in found)
+        for each in [] if isinstance(found, Unknown) else found:
+            part = Extent(each.offset, each.length).intersection(extent)
+            if each.is_shared and each.has_place and part.length:
+                yield part.shifted(each.device_offset - each.offset)
+
+    # -- the note of a repair --------------------------------------------------------------
+
+    def note_journal(self, path: Path | None) -> None:
+        """See `Subject`."""
+        # A file system may have no such attributes, or no room: then only the names lead there.
+        with contextlib.suppress(OSError):
+            if path is None:
+                os.removexattr(self._fd, _NOTE)
+            else:
+                os.setxattr(self._fd, _NOTE, os.fsencode(os.path.abspath(path)))
+
+    def noted_journal(self) -> Path | None:
+        """See `Subject`."""
+        try:
+            return Path(os.fsdecode(os.getxattr(self._fd, _NOTE)))
+        except OSError:
+            return None
 
     # -- writing ---------------------------------------------------------------------------
 
@@ -253,7 +311,7 @@ class HostFile:
         if offset + len(data) == self.size and not is_aligned(len(data), PAGE):
             whole = align_down(len(data), PAGE)
             if whole:
-                done = self._write(offset, data[:whole])
+                done = self._reader.write(offset, data[:whole])
                 if done < whole:
                     return done
             try:
@@ -263,20 +321,7 @@ class HostFile:
                     raise
                 return whole
             return len(data)
-        return self._write(offset, data)
-
-    def _write(self, offset: int, data: bytes) -> int:
-        """One request, past the cache if that can be."""
-        if self._direct is not None:
-            try:
-                self._view[: len(data)] = data
-                return os.pwritev(self._direct, [self._view[: len(data)]], offset)
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-        done = os.pwrite(self._fd, data, offset)
-        os.fdatasync(self._fd)
-        return done
+        return self._reader.write(offset, data)
 
     def _write_tail(self, offset: int, data: bytes) -> None:
         """The last page of a file that ends inside it: as it is, else whole, and cut again.
@@ -284,14 +329,16 @@ class HostFile:
         A kernel that keeps whole blocks reads what the write does not cover, and meets the error.
         """
         try:
-            if self._write(offset, data) == len(data):
+            done = self._reader.write(offset, data)
+            os.fdatasync(self._fd)
+            if done == len(data) and self._is_tail_readable():
                 return
-        except OSError as error:
-            if error.errno not in BAD_ERRNOS:
+        except OSError as error:  # EFAULT: a DAX file system's word for it (R16)
+            if error.errno not in {*BAD_ERRNOS, errno.EFAULT}:
                 raise
         self.validate()
         try:
-            done = self._write(offset, data + bytes(PAGE - len(data)))
+            done = self._reader.write(offset, data + bytes(PAGE - len(data)))
             if done < len(data):
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
         finally:
@@ -301,7 +348,8 @@ class HostFile:
         """See `Subject`.
 
         R34's order, but: ZERO_RANGE is not in place on a regular file (`zeroing.zero_range`) and
-        not used, and BLKZEROOUT stands last, because it could meet another file's blocks.
+        not used, and BLKZEROOUT stands last, because it could meet another file's blocks. A verb
+        that says it is done, and left what cannot be read, gives way to the next one (R45).
         """
         for verb, function in (
             (ZeroVerb.ZEROINIT, zeroing.zeroinit),
@@ -309,19 +357,27 @@ class HostFile:
         ):
             try:
                 function(self._fd, extent)
-                return verb.value
+                os.fdatasync(self._fd)
             except OSError as error:
                 if error.errno not in zeroing.MISSING and error.errno not in BAD_ERRNOS:
                     raise
+            else:
+                if self._is_zero(extent):
+                    return verb.value
         try:
-            done = self.write(extent.offset, bytes(extent.length))
-            if done == extent.length:
-                return ZeroVerb.WRITE.value
+            if self.write(extent.offset, bytes(extent.length)) == extent.length:
+                self.sync()
+                if os.geteuid() != 0 or self._is_zero(extent):
+                    return ZeroVerb.WRITE.value
         except OSError as error:
             if error.errno not in BAD_ERRNOS or os.geteuid() != 0:
                 raise
         zeroing.zeroout_below(self._fd, extent.widened(SECTOR))
         return ZeroVerb.BLKZEROOUT.value
+
+    def _is_zero(self, extent: Extent) -> bool:
+        now = self.salvage(extent)
+        return not now.lost and not any(now.data)
 
     def punch(self, extent: Extent) -> None:
         """See `Subject`."""
@@ -338,7 +394,7 @@ class HostFile:
                 "nothing of it is cut off"
             )
         os.ftruncate(self._fd, size)
-        self.size = size
+        self.size = self._reader.size = size
 
     def sync(self) -> None:
         """See `Subject`."""
@@ -346,6 +402,7 @@ class HostFile:
 
     def close(self) -> None:
         """See `Subject`."""
+        if isinstance(self._below, BlocksBelow):
+            self._below.close()
+        self._reader.close()
         os.close(self._fd)
-        if self._direct is not None:
-            os.close(self._direct)

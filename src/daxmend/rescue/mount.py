@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import select
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from daxmend.errors import BusyError, DaxmendError, UnknownStateError, UsageError
 from daxmend.extent import Extent, check_bounds, format_badblocks, parse_badblocks_line
 from daxmend.faults import Fault, FaultKind
-from daxmend.fs import Finding, Invariant, Plan
 from daxmend.host.fileioctl import iter_extents
 from daxmend.rescue.target import (
     CONTROL_DIRECTORY,
@@ -27,8 +28,12 @@ from daxmend.rescue.target import (
 )
 from daxmend.units import CACHELINE
 
+if TYPE_CHECKING:
+    from daxmend.fs import Finding, Plan
+
 _LINES_A_WRITE = 1000  # well below the size of one request, so that none is cut inside a line
 _PROGRESS_MS = 200
+_ANSWER_BYTES = 1 << 20
 _OWNED_BY_FILE = "file:"
 
 
@@ -38,6 +43,7 @@ class MountTarget:
     def __init__(self, mountpoint: Path, name: str) -> None:
         self.name = name
         self.notices: list[str] = []
+        self.unknown: list[str] = []
         self._mountpoint = mountpoint
         self._control = mountpoint / CONTROL_DIRECTORY
         try:
@@ -161,6 +167,20 @@ class MountTarget:
         """See `DeviceTarget`."""
         raise AssertionError("there is no plan for a mount")
 
+    def send_message(self, text: str) -> str:
+        """See `DeviceTarget`; the lock keeps other messages off until the answer is read."""
+        with open(self._control / "message", "r+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                file.write(text.encode("ascii"))
+            except UnicodeEncodeError:
+                raise UsageError(f"'{text}': a message to a mount is ASCII") from None
+            except OSError as error:
+                said = os.pread(file.fileno(), _ANSWER_BYTES, 0).decode().strip()
+                kind = UsageError if error.errno == errno.EINVAL else DaxmendError
+                raise kind(said) from None
+            return os.pread(file.fileno(), _ANSWER_BYTES, 0).decode()
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -198,6 +218,8 @@ def _parse_owned(line: str) -> Range:
 
 def _parse_finding(line: str) -> Finding:
     """A line of `check`."""
+    from daxmend.fs import Finding, Invariant  # the whole file system: only where it is needed
+
     said = json.loads(line)
     path = os.fsencode(said["path"] or "")
     return Finding(Invariant(said["invariant"]), said["text"], path, said["is_healed"])

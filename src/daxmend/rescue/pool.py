@@ -14,7 +14,10 @@ from daxmend.faults import Fault, FaultKind
 from daxmend.fs import FileSystem, Finding, OwnerKind, Plan, apply_repair, check, plan_repair
 from daxmend.fs.loading import load
 from daxmend.rescue.target import FileExtent, FilePlaces, Range, inner_path, is_no_file
-from daxmend.stack import has_filesystem, open_device, summarize, validate_length
+from daxmend.stack.device import open_device, send_message, validate_length
+from daxmend.stack.filesystem import has_filesystem
+from daxmend.stack.member import TableDevice
+from daxmend.stack.summary import summarize
 from daxmend.units import CACHELINE
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ class PoolTarget:
         self._whole = Extent(0, self._device.size)
         self._fs: FileSystem | None = None
         self.notices = list(self._device.notices)
+        self.unknown: list[str] = []
         self.content = "fs" if has_filesystem(self._device) else "raw"
 
     def badblocks(self) -> list[Extent]:
@@ -128,7 +132,16 @@ class PoolTarget:
         """See `DeviceTarget`."""
         apply_repair(self._device, plan)
 
+    def send_message(self, text: str) -> str:
+        """See `DeviceTarget`."""
+        return send_message(self._device, text)
+
     def _must_have_files(self) -> None:
+        if isinstance(self._device, TableDevice) and self._device.is_volatile:
+            raise UsageError(
+                f"{self.name}: its table has RAM members, which begin empty: there is a file "
+                "system to check only while it is mounted"
+            )
         if self.content != "fs":
             raise UsageError(f"{self.name} holds a raw device: there is no file system to check")
 

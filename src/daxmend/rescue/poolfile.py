@@ -11,9 +11,10 @@ from daxmend.dax.api import Recovery, Salvage
 from daxmend.extent import Extent, merged
 from daxmend.host.unknown import Unknown
 from daxmend.host.zeroing import ZeroVerb
-from daxmend.rescue.subject import Subject
+from daxmend.rescue.subject import Subject, iter_lost, iter_pieces
 from daxmend.rescue.target import FileExtent, inner_path, is_no_file
-from daxmend.stack import open_device, open_filesystem
+from daxmend.stack.device import open_device
+from daxmend.stack.filesystem import open_filesystem
 from daxmend.units import CACHELINE, PAGE
 
 
@@ -22,6 +23,7 @@ class PoolFile:
 
     grain = CACHELINE
     is_touched = False  # nobody else can
+    has_holes = True
 
     def __init__(self, pool: Path, path: bytes, name: str, *, writable: bool = False) -> None:
         self.name = name
@@ -42,6 +44,7 @@ class PoolFile:
         self.size = found.size
         self.mtime_ns = found.mtime_ns
         self.mode = stat.S_IMODE(found.mode)
+        self.owner = os.stat(pool).st_uid
         self.identity = self._ino
         self.notices = [*self._device.notices, *self._fs.notices]
 
@@ -75,10 +78,21 @@ class PoolFile:
             lost += [run.shifted(offset - place.offset) for run in saved.lost]
         return Salvage(data, merged(lost))
 
+    def pieces(self, extent: Extent) -> Iterator[tuple[Extent, memoryview | None]]:
+        """See `Subject`."""
+        return iter_pieces(extent, self.salvage(extent))
+
+    def unreadable(self, extent: Extent) -> Iterator[Extent]:
+        """See `Subject`."""
+        return iter_lost(self.pieces(extent))
+
     # -- what it is ------------------------------------------------------------------------
 
     def validate(self) -> None:
         """See `Subject`: nobody else can change it."""
+
+    def validate_free(self) -> None:
+        """See `Subject`."""
 
     def is_same(self, other: Subject) -> bool:
         """See `Subject`."""
@@ -87,7 +101,7 @@ class PoolFile:
         return os.path.samefile(self.pool, other.pool) and self._ino == other._ino
 
     def is_same_as_path(self, path: str | os.PathLike[str]) -> bool:
-        """Whether the path leads to the pool that the file is in."""
+        """See `Subject`: the pool."""
         try:
             return os.path.samefile(self.pool, path)
         except OSError:
@@ -97,9 +111,16 @@ class PoolFile:
         """See `Subject`."""
         return [FileExtent(*each) for each in self._fs.extents(self._ino)]
 
-    def shared(self, extent: Extent) -> bool:
+    def sharers(self, extents: list[Extent]) -> list[str]:
         """See `Subject`: no two files share blocks."""
-        return False
+        return []
+
+    def note_journal(self, path: Path | None) -> None:
+        """See `Subject`: a file in a pool has one name for journals, the pool's and its path."""
+
+    def noted_journal(self) -> Path | None:
+        """See `Subject`."""
+        return None
 
     # -- writing ---------------------------------------------------------------------------
 

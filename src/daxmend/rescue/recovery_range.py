@@ -7,15 +7,8 @@ from daxmend._native import MemoryFault
 from daxmend.dax.api import DaxDevice
 from daxmend.errors import UsageError
 from daxmend.extent import Extent, ExtentSet
+from daxmend.host.siginfo import BusCode, failed_width, has_width
 from daxmend.units import PAGE
-
-# si_code of SIGBUS, as <asm-generic/siginfo.h> has them.
-BUS_ADRERR = 2
-BUS_MCEERR_AR = 4
-BUS_MCEERR_AO = 5
-
-_SMALLEST_LSB = 6  # a cacheline: what a machine check cannot be finer than
-_LARGEST_LSB = 40
 
 
 class MappedRange(NamedTuple):
@@ -63,13 +56,14 @@ def recovery_range(event: BusError | IoFailure) -> Extent:
 
 def _width(event: BusError) -> int:
     """Bytes that the kernel says have failed."""
-    if event.si_code == BUS_ADRERR:
+    if event.si_code == BusCode.BUS_ADRERR:
         return PAGE
-    if event.si_code not in (BUS_MCEERR_AR, BUS_MCEERR_AO):
+    if not has_width(event.si_code):
         raise UsageError(f"si_code {event.si_code} of SIGBUS tells of no failed memory")
-    if not _SMALLEST_LSB <= event.si_addr_lsb <= _LARGEST_LSB:
+    width = failed_width(event.si_addr_lsb)
+    if width is None:
         raise UsageError(f"si_addr_lsb {event.si_addr_lsb} is no width of failed memory")
-    return 1 << event.si_addr_lsb
+    return width
 
 
 def narrow_range(device: DaxDevice, extent: Extent) -> list[Extent]:

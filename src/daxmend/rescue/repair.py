@@ -7,6 +7,8 @@ and started again.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -124,12 +126,18 @@ def _look(subject: Subject, journal: RepairJournal, page: BadPage, data: bytes) 
     if page.extent.end > subject.size or not _is_whole(subject, page):
         return State.CHANGED
     now = subject.salvage(page.extent)
-    if not now.lost and now.data == data:
+    is_readable = _is_readable(subject, page, now)
+    if is_readable and now.data == data:
         return State.HEALED
     cleared = _cleared(journal, page, data, now)
     if not _is_ours(page, data, now, cleared):
         return State.CHANGED
-    return None if now.lost or cleared else State.READABLE
+    return State.READABLE if is_readable and not cleared else None
+
+
+def _is_readable(subject: Subject, page: BadPage, now: Salvage) -> bool:
+    """Whether a page that was just salvaged can be read by programs, too: through the file."""
+    return not now.lost and not any(subject.unreadable(page.extent))
 
 
 def _cleared(journal: RepairJournal, page: BadPage, data: bytes, now: Salvage) -> list[Extent]:
@@ -217,13 +225,38 @@ def _write_some(
     else:
         if done < extent.length:
             failed[start + done - done % PAGE] = "the write stopped there"
-    count = 0
-    for page, _ in run:
-        if page.extent.end > start + done:
-            break
+    index = _count_within(run, start + done)
+    if strategy is Strategy.WRITE and index < len(run):
+        _zero_and_write(subject, run[index], hows, failed)
+    for page, _ in run[:index]:
         hows[page.extent.offset] = how
-        count += 1
-    return min(count + 1, len(run))
+    return min(index + 1, len(run))
+
+
+def _count_within(run: list[tuple[BadPage, bytes]], end: int) -> int:
+    """How many of the pages end at `end`, or before it."""
+    return sum(page.extent.end <= end for page, _ in run)
+
+
+def _zero_and_write(
+    subject: Subject, item: tuple[BadPage, bytes], hows: dict[int, str], failed: dict[int, str]
+) -> None:
+    """The second way in place, for a page that could not be written: zero it, then write (R34).
+
+    What was good in it is in the journal; a stop between the two is finished from there.
+    """
+    page, data = item
+    offset = page.extent.offset
+    said = failed.get(offset, "the write stopped there")
+    try:
+        verb = subject.zero(page.extent)
+        if subject.write(offset, data) < page.extent.length:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+    except OSError as error:
+        failed[offset] = f"writing: {said}; zeroing first: {_why(error)}"
+        return
+    failed.pop(offset, None)
+    hows[offset] = f"{verb}, then write"
 
 
 def _why(error: OSError) -> str:
@@ -238,12 +271,15 @@ def _verified(
     """Read back from the medium (R45)."""
     offset = page.extent.offset
     now = subject.salvage(page.extent)
-    if not now.lost and now.data == data and offset not in failed:
+    is_readable = _is_readable(subject, page, now)
+    if is_readable and now.data == data and offset not in failed:
         return PageResult(page, State.HEALED, hows.get(offset, ""))
     why = failed.get(offset, "it reads back as something else")
     if now.lost and offset not in failed:
         length = sum(run.length for run in now.lost)
         why = f"{length} bytes from offset {now.lost[0].offset} on are still unreadable"
+    elif not is_readable and offset not in failed:
+        why = "its bytes are there, but it still cannot be read through the file"
     state = State.TORN if _is_torn(page, data, now) else State.BAD
     return PageResult(BadPage(page.extent, now.lost or page.lost), state, why)
 
@@ -298,7 +334,8 @@ def _undo_page(subject: Subject, journal: RepairJournal, page: BadPage, data: by
     return PageResult(page, State.UNDONE)
 
 
-def lost_ranges(results: list[PageResult]) -> list[Extent]:
-    """What is still bad, ascending and merged."""
+def bad_ranges(results: list[PageResult]) -> list[Extent]:
+    """What is still bad, ascending and merged: what is lost of a page, else all of it."""
     bad = (State.PLANNED, State.BAD, State.TORN, State.REFUSED)
-    return merged(run for result in results if result.state in bad for run in result.page.lost)
+    pages = [result.page for result in results if result.state in bad]
+    return merged(run for page in pages for run in page.lost or [page.extent])

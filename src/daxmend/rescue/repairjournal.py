@@ -18,7 +18,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -30,6 +31,7 @@ from daxmend.errors import ChangedError, CorruptionError, DaxmendError, Unsuppor
 from daxmend.extent import Extent
 from daxmend.rescue.repairplan import BadPage, Strategy
 from daxmend.rescue.salvage import sync_directory
+from daxmend.units import PAGE
 
 if TYPE_CHECKING:
     from daxmend.rescue.subject import Subject
@@ -57,18 +59,38 @@ class About(NamedTuple):
 class RepairJournal:
     """A journal that is durable, opened. `path` names it."""
 
-    def __init__(self, path: Path) -> None:
-        """Open it and check all of it. Raises `CorruptionError`, or `OSError` as open(2)."""
+    def __init__(self, path: Path, owners: Collection[int] = ()) -> None:
+        """Open it and check all of it; `owners` may have written it, and nobody else.
+
+        Raises `CorruptionError`, `DaxmendError` for one that somebody else has made or can change,
+        or `OSError` as open(2).
+        """
         self.path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+        self._fd = os.open(path, flags)
         try:
+            self._size = self._validate(owners)
             self._load()
         except BaseException:
             os.close(self._fd)
             raise
 
+    def _validate(self, owners: Collection[int]) -> int:
+        """Its size. Whoever can write the journal says what becomes of the file."""
+        found = os.fstat(self._fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise DaxmendError(f"{self.path} is no regular file, and no journal; move it away")
+        trusted = {0, os.geteuid(), *owners}
+        if found.st_uid not in trusted or found.st_mode & 0o022:
+            raise DaxmendError(
+                f"{self.path} is a journal that somebody else made or can change (user "
+                f"{found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}): nothing of it is used; "
+                "move it away, or make it yours (chown, chmod 600) if you know where it is from"
+            )
+        return found.st_size
+
     def _load(self) -> None:
-        head = os.pread(self._fd, _HEAD.size, 0)
+        head = self._read(_HEAD.size, 0)
         if len(head) < _HEAD.size or head[:8] != _MAGIC:
             raise self._wrong(0, "magic", _MAGIC.decode(), head[:8])
         _, version, state, body, index, body_sum, index_sum = _HEAD.unpack(head)
@@ -76,6 +98,8 @@ class RepairJournal:
             raise UnsupportedError(f"{self.path} is of format {version}; this daxmend knows 1")
         if state not in (_BEGUN, _FINISHED):
             raise self._wrong(_STATE_AT, "state", "1 or 2", state)
+        if _HEAD.size + body + index != self._size:
+            raise self._wrong(0, "length", _HEAD.size + body + index, self._size)
         text = self._pread(index, _HEAD.size + body)
         if xxhash.xxh3_64_intdigest(text) != index_sum:
             raise self._wrong(
@@ -83,7 +107,13 @@ class RepairJournal:
             )
         self.is_finished = state == _FINISHED
         self.is_stopped = not self.is_finished  # somebody began, and did not come to the end
-        self._parse_index(json.loads(text))
+        try:
+            self._parse_index(json.loads(text))
+            self._validate_pages(body)
+        except (ValueError, TypeError, KeyError, AssertionError):
+            raise self._wrong(
+                _HEAD.size + body, "index", "that of a journal", "something else"
+            ) from None
         digest = xxhash.xxh3_64()
         for _, data in self.contents():
             digest.update(data)
@@ -91,6 +121,8 @@ class RepairJournal:
             raise self._wrong(_HEAD.size, "body", "what its checksum says", "something else")
 
     def _parse_index(self, index: dict[str, object]) -> None:
+        if not isinstance(index, dict):
+            raise TypeError
         rows = index.pop("pages")
         assert isinstance(rows, list)
         self.pages = [
@@ -98,15 +130,42 @@ class RepairJournal:
         ]
         strategy = Strategy(str(index.pop("strategy")))
         self.about = About(strategy=strategy, **index)  # type: ignore[arg-type]
+        if type(self.about.size) is not int or type(self.about.identity) is not int:
+            raise TypeError
+
+    def _validate_pages(self, body: int) -> None:
+        """Raise `ValueError` unless the pages are what `create_journal` writes."""
+        size, end = self.about.size, 0
+        for page, lost in self.pages:
+            whole = Extent(page.offset, PAGE).intersection(Extent(0, size))
+            at = page.offset
+            for run in lost:
+                if run.offset < at or not run.length or not page.covers(run):
+                    raise ValueError
+                at = run.end
+            if page != whole or not page.length or page.offset % PAGE or page.offset < end:
+                raise ValueError
+            end = page.end
+        if sum(page.extent.length for page in self.pages) != body:
+            raise ValueError
 
     def _pread(self, length: int, offset: int) -> bytes:
         data = b""
         while len(data) < length:
-            more = os.pread(self._fd, length - len(data), offset + len(data))
+            more = self._read(length - len(data), offset + len(data))
             if not more:
                 raise self._wrong(offset, "length", length, len(data))
             data += more
         return data
+
+    def _read(self, length: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._fd, length, offset)
+        except OSError as error:
+            raise DaxmendError(
+                f"the journal {self.path} cannot be read at offset {offset}: {error.strerror}; "
+                "save it with: daxmend salvage, and move it away: nothing of it is used"
+            ) from None
 
     def _wrong(self, offset: int, field: str, expected: object, got: object) -> CorruptionError:
         hint = "it is damaged; move it away, and nothing of it is used"
@@ -129,8 +188,11 @@ class RepairJournal:
             self._set_state(_BEGUN)
 
     def _set_state(self, state: int) -> None:
-        os.pwrite(self._fd, _STATE.pack(state), _STATE_AT)
-        os.fsync(self._fd)
+        try:
+            os.pwrite(self._fd, _STATE.pack(state), _STATE_AT)
+            os.fsync(self._fd)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
         self.is_finished = state == _FINISHED
 
     def remove(self) -> None:
@@ -206,8 +268,8 @@ class JournalPlace:
 
     def __init__(self, subject: Subject, directory: Path | None) -> None:
         file, inner = subject.location
+        self._subject = subject
         real = Path(os.path.realpath(file))
-        self._identity = subject.identity
         self._directory = directory or real.parent
         name = real.name + (f":{quote(inner, safe='')}" if inner else "")
         if directory is not None:  # others of the same name may be repaired with the same directory
@@ -232,16 +294,19 @@ class JournalPlace:
         return self._directory / f"{self._name}{_SUFFIX}{number}"
 
     def last(self) -> RepairJournal | None:
-        """The journal of the last repair, or None.
+        """The journal of the last repair, or None; of one that was stopped, wherever that lies.
 
         Raises `ChangedError` for one of a repair that was stopped, where another file has the name
         now, and what opening it raises.
         """
         numbers = self._numbers()
+        noted = self._noted(self._path(numbers[-1]) if numbers else None)
+        if noted is not None:
+            return noted
         if not numbers:
             return None
-        journal = RepairJournal(self._path(numbers[-1]))
-        if journal.about.identity == self._identity:
+        journal = self._open(self._path(numbers[-1]))
+        if journal.about.identity == self._subject.identity:
             return journal
         is_finished = journal.is_finished
         journal.close()
@@ -251,3 +316,34 @@ class JournalPlace:
             f"{journal.path} is of a repair that was stopped, of a file that had the name "
             f"{self._name} before this one; it has the good bytes of that: move it away"
         )
+
+    def _open(self, path: Path) -> RepairJournal:
+        return RepairJournal(path, [self._subject.owner])
+
+    def _noted(self, ours: Path | None) -> RepairJournal | None:
+        """The journal that the file itself says a stopped repair has; not if it is `ours`.
+
+        The file may have got its note with a copy of another one: what is no stopped repair of
+        this file is nothing.
+        """
+        path = self._subject.noted_journal()
+        if path is None or (ours is not None and str(path) == os.path.abspath(ours)):
+            return None
+        try:
+            journal = self._open(path)
+        except FileNotFoundError:
+            self._subject.notices.append(
+                f"a repair of {self._subject.name} was stopped, and its journal {path} is not "
+                "there any more: good bytes may have been in it"
+            )
+            return None
+        except (DaxmendError, OSError) as error:
+            self._subject.notices.append(
+                f"a repair of {self._subject.name} may have been stopped, and its journal is not "
+                f"used: {error}"
+            )
+            return None
+        if journal.about.identity == self._subject.identity and not journal.is_finished:
+            return journal
+        journal.close()
+        return None

@@ -58,7 +58,8 @@ def plan(
     place: JournalPlace,
     progress: Progress,
 ) -> RepairReport:
-    """Say what would be done; changes nothing."""
+    """Say what would be done; changes nothing. Raises what `apply` would."""
+    subject.validate_free()
     planned = plan_file_repair(subject, copy, strategy, progress)
     journal = _last(place)
     stopped = None
@@ -102,17 +103,20 @@ def apply(
     Raises what planning and the journal raise, and nothing was changed then, but for what was
     finished.
     """
+    subject.validate_free()
     before = subject.extents()
     stopped, first, path = _finish_stopped(subject, place)
     planned = plan_file_repair(subject, copy, strategy, progress)
     say(planned.warnings)
     results: list[PageResult] = []
+    if _is_torn(first):  # its journal must stay the last one, and is told again in the end
+        said = f"good bytes are in {path} and nowhere else; that repair must succeed first"
+        planned = planned._replace(pages=[], refused=[(page, said) for page in planned.all_pages])
     if planned.pages:
         journal = make_journal(subject, copy, planned, place)
         path = journal.path
         try:
-            results = list(apply_journal(subject, journal))
-            _finish(journal, results)
+            results = _apply_journal(subject, journal)
         except BaseException:
             subject.notices.append(
                 f"the repair was stopped; {path} has what is needed: the same again finishes it, "
@@ -121,7 +125,8 @@ def apply(
             raise
         finally:
             journal.close()
-    results = _with_refused(results, planned)
+    torn = {result.page.extent.offset for result in first if result.state is State.TORN}
+    results = [r for r in _with_refused(results, planned) if r.page.extent.offset not in torn]
     again = {result.page.extent.offset for result in results}
     results += [result for result in first if result.page.extent.offset not in again]
     results.sort(key=lambda result: result.page.extent)
@@ -149,17 +154,28 @@ def _finish_stopped(
     try:
         if journal.is_finished:
             return None, [], None
-        results = list(apply_journal(subject, journal))
-        _finish(journal, results)
-        return journal.about, results, journal.path
+        return journal.about, _apply_journal(subject, journal), journal.path
     finally:
         journal.close()
 
 
-def _finish(journal: RepairJournal, results: list[PageResult]) -> None:
+def _apply_journal(subject: Subject, journal: RepairJournal) -> list[PageResult]:
+    """The file says itself, while good bytes may be nowhere but in the journal, where that is."""
+    subject.note_journal(journal.path)
+    results = list(apply_journal(subject, journal))
+    _finish(subject, journal, results)
+    return results
+
+
+def _finish(subject: Subject, journal: RepairJournal, results: list[PageResult]) -> None:
     """Unless good bytes are nowhere but in it."""
-    if not any(result.state is State.TORN for result in results):
+    if not _is_torn(results):
+        subject.note_journal(None)
         journal.finish()
+
+
+def _is_torn(results: list[PageResult]) -> bool:
+    return any(result.state is State.TORN for result in results)
 
 
 def _changed(subject: Subject) -> str | None:
@@ -175,6 +191,7 @@ def undo(subject: Subject, place: JournalPlace) -> RepairReport:
 
     Raises `UsageError` where there is none.
     """
+    subject.validate_free()
     journal = _last(place)
     if journal is None:
         raise UsageError(
@@ -184,12 +201,14 @@ def undo(subject: Subject, place: JournalPlace) -> RepairReport:
     try:
         before = subject.extents()
         journal.reopen()
+        subject.note_journal(journal.path)
         results = list(undo_journal(subject, journal))
         is_kept = any(result.state in (State.CHANGED, State.TORN) for result in results)
         if not is_kept:
+            subject.note_journal(None)
             journal.remove()
         else:
-            _finish(journal, results)
+            _finish(subject, journal, results)
         return RepairReport(
             "undo",
             results,

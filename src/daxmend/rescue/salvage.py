@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from daxmend.errors import ChangedError, DaxmendError, UsageError
 from daxmend.extent import Extent
+from daxmend.host import zeroing
 from daxmend.rescue.mapfile import RescueMap, Status, format_mapfile, parse_mapfile
 from daxmend.rescue.subject import CHUNK
 
 if TYPE_CHECKING:
-    from daxmend.rescue.hostfile import HostFile
-    from daxmend.rescue.poolfile import PoolFile
+    from daxmend.rescue.subject import Subject
 
 _CHECKPOINT_SECONDS: Final = 5.0
+_MISSING: Final = tuple(status for status in Status if status is not Status.SAVED)
 
 Progress = Callable[[int], None]  # bytes that were dealt with since the last call
 
@@ -54,7 +55,7 @@ class Salvage:
 
     def __init__(
         self,
-        subject: HostFile | PoolFile,
+        subject: Subject,
         out: Path,
         mapfile: Path | None,
         *,
@@ -101,11 +102,22 @@ class Salvage:
                 raise UsageError(f"{self._out} is no regular file; name a file to be made")
             if overwrite:
                 os.ftruncate(fd, 0)
+            self._validate_length(os.fstat(fd).st_size)
             os.ftruncate(fd, self.subject.size)
         except BaseException:
             os.close(fd)
             raise
         return fd
+
+    def _validate_length(self, length: int) -> None:
+        """Raise `UsageError` for a copy that cannot have all that the map says was saved."""
+        saved = self.map.extents(Status.SAVED)
+        if saved and saved[-1].end > length:
+            raise UsageError(
+                f"{self._out} has {length} bytes, but {self._mapfile} says that what lies up to "
+                f"offset {saved[-1].end} was saved in it: it is another copy's map, or the copy "
+                f"was cut; remove {self._mapfile} to begin anew with --overwrite"
+            )
 
     # -- the work --------------------------------------------------------------------------
 
@@ -137,13 +149,18 @@ class Salvage:
             raise
 
     def _skip(self, hole: Extent, progress: Progress) -> None:
-        """Zeros, and a hole in the copy unless something else lies there from an earlier run."""
+        """Zeros, and a hole in the copy, also where it had something else before."""
+        if self._is_resumed:
+            for rest in self.map.extents(*_MISSING, within=hole):
+                try:
+                    zeroing.punch_hole(self._fd, rest)
+                except OSError:  # a file system without holes
+                    zeroing.write_zeros(self._fd, rest)
         self.map.set(hole, Status.SAVED)
         progress(hole.length)
 
     def _save_data(self, extent: Extent, progress: Progress) -> None:
-        rest = [status for status in Status if status is not Status.SAVED]
-        missing = self.map.extents(*rest, within=extent)
+        missing = self.map.extents(*_MISSING, within=extent)
         progress(extent.length - sum(run.length for run in missing))
         for run in missing:
             at = run.offset
@@ -154,15 +171,10 @@ class Salvage:
                 at = chunk.end
 
     def _save_chunk(self, chunk: Extent) -> None:
-        saved = self.subject.salvage(chunk)
-        at = chunk.offset
-        with memoryview(saved.data) as data:
-            for lost in [*saved.lost, Extent(chunk.end, 0)]:
-                good = Extent.between(at, lost.offset)
-                self._write(good.offset, data[at - chunk.offset : good.end - chunk.offset])
-                self.map.set(good, Status.SAVED)
-                self.map.set(lost, Status.BAD)
-                at = lost.end
+        for part, data in self.subject.pieces(chunk):
+            if data is not None:
+                self._write(part.offset, data)
+            self.map.set(part, Status.BAD if data is None else Status.SAVED)
         if time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS:
             self._checkpoint()
 
@@ -214,7 +226,7 @@ class Salvage:
         return said + go_on
 
     def _report(self) -> SalvageReport:
-        lost = self.map.extents(*(status for status in Status if status is not Status.SAVED))
+        lost = self.map.extents(*_MISSING)
         changed = None
         try:
             self.subject.validate()
@@ -232,7 +244,7 @@ class Salvage:
         os.close(self._fd)
 
 
-def _validate_names(subject: HostFile | PoolFile, out: Path, mapfile: Path | None) -> None:
+def _validate_names(subject: Subject, out: Path, mapfile: Path | None) -> None:
     """Raise `UsageError` where the copy, or its map, would be written over the original."""
     for path in (out, mapfile):
         if path is not None and subject.is_same_as_path(path):

@@ -1,22 +1,24 @@
 """A file that is to be saved or repaired, wherever it lies.
 
 A *subject* reads past caches and around what cannot be read, and writes so that what it wrote is
-on the medium. There are two: a file of the running system (`hostfile.py`), which may lie on a
-daxmend mount, and a file in a pool that nobody has open (`poolfile.py`).
+on the medium. There are four: a file of the running system (`hostfile.py`), which may lie on a
+daxmend mount, a block device (`blockfile.py`), a dax device (`daxfile.py`), which is only read, and
+a file in a pool that nobody has open (`poolfile.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from daxmend.extent import Extent
 from daxmend.units import MIB
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from daxmend.dax.api import Salvage
-    from daxmend.extent import Extent
     from daxmend.host.unknown import Unknown
     from daxmend.rescue.target import FileExtent
 
@@ -28,9 +30,9 @@ class Subject(Protocol):
 
     name: str  # as the operator called it
     size: int  # when it was opened
-    grain: int  # the bytes that are lost together, at least
     notices: list[str]  # what the operator should know; some come late
     location: tuple[Path, bytes]  # the file, or a pool and the path in it
+    has_holes: bool  # whether `punch` has somebody to give blocks back to
 
     def data(self) -> Iterator[Extent]:
         """Where the file is no hole, ascending; holes and unwritten extents are zeros (R13)."""
@@ -42,19 +44,47 @@ class Subject(Protocol):
         file has become shorter, `OSError` if it cannot be asked at all.
         """
 
+    def pieces(self, extent: Extent) -> Iterator[tuple[Extent, memoryview | None]]:
+        """The same, ascending, in pieces: the bytes, valid until the next step, or None: lost."""
+
+    def unreadable(self, extent: Extent) -> Iterator[Extent]:
+        """What of a range programs cannot read through the file, ascending.
+
+        All that is lost. More where a page is refused as a whole, and `salvage` gets its good bytes
+        from below: all of them, where what is bad in the last page lies behind the file's end.
+        """
+
     def validate(self) -> None:
         """Raise `ChangedError` if the size has changed, or another file has taken the name."""
 
+    def validate_free(self) -> None:
+        """Raise `BusyError` for a device that somebody else has now: it must not be written."""
+
     def is_same(self, other: Subject) -> bool:
         """Whether both are one file."""
+
+    def is_same_as_path(self, path: str | os.PathLike[str]) -> bool:
+        """Whether the path leads to it, or to what it is kept in."""
+
+    @property
+    def grain(self) -> int:
+        """The bytes that are lost together, at least."""
 
     @property
     def is_touched(self) -> bool:
         """Whether the file was written to since it was opened, by its times."""
 
     @property
-    def mtime_ns(self) -> int:
-        """When it was last written to, as it was when it was opened."""
+    def mtime_ns(self) -> int | None:
+        """When it was last written to, as it was when it was opened; None if that is not known."""
+
+    @property
+    def mode(self) -> int:
+        """Its permissions."""
+
+    @property
+    def owner(self) -> int:
+        """The user it belongs to."""
 
     @property
     def identity(self) -> int:
@@ -63,8 +93,11 @@ class Subject(Protocol):
     def extents(self) -> list[FileExtent] | Unknown:
         """Where the file lies, ascending."""
 
-    def shared(self, extent: Extent) -> bool:
-        """Whether other files have the same blocks in the range, as far as that can be known."""
+    def sharers(self, extents: list[Extent]) -> list[str]:
+        """The names of the other files that have the same blocks there (reflink).
+
+        In words where they could not be asked; empty if the blocks are its own.
+        """
 
     # Of a subject that was opened for writing. What they do is durable after `sync`.
 
@@ -88,5 +121,29 @@ class Subject(Protocol):
     def sync(self) -> None:
         """Everything written is durable on return; raises `OSError` if it is not."""
 
+    def note_journal(self, path: Path | None) -> None:
+        """Keep with the file where the journal of its repair lies, if it can; None: forget it."""
+
+    def noted_journal(self) -> Path | None:
+        """What `note_journal` kept; what anybody may have put there who can write the file."""
+
     def close(self) -> None:
         """Let go of it."""
+
+
+def iter_lost(pieces: Iterable[tuple[Extent, memoryview | None]]) -> Iterator[Extent]:
+    """The ranges of `Subject.pieces` that came to nothing."""
+    return (part for part, data in pieces if data is None)
+
+
+def iter_pieces(extent: Extent, saved: Salvage) -> Iterator[tuple[Extent, memoryview | None]]:
+    """A salvage of the range as `Subject.pieces` has it."""
+    data = memoryview(saved.data)
+    at = extent.offset
+    for lost in [*saved.lost, None]:
+        end = extent.end if lost is None else lost.offset
+        if at < end:
+            yield Extent.between(at, end), data[at - extent.offset : end - extent.offset]
+        if lost is not None:
+            yield lost, None
+            at = lost.end

@@ -22,12 +22,24 @@ if TYPE_CHECKING:
 CONTROL_DIRECTORY = ".daxmend"
 
 
+class Place(NamedTuple):
+    """Where something begins on a device; `device` is its node, or a path."""
+
+    device: str
+    offset: int
+
+    def shifted(self, distance: int) -> Place:
+        """The place so many bytes further."""
+        return Place(self.device, self.offset + distance)
+
+
 class Range(NamedTuple):
     """A bad range of the thing named and what is known of it.
 
     `kind` is `poison`, `recorded`, `lost` (R1) or `quarantined` (R31). `owner` is `file`,
     `metadata` or `free` (R42), None where that is not known; of a file, where in it the range
-    begins, and its path: absolute in the file system, empty for a file without a name.
+    begins, and its path: absolute in the file system, empty for a file without a name. `places`
+    are where it lies on each device of the running system, the deepest first; none in a pool.
     """
 
     extent: Extent
@@ -36,11 +48,23 @@ class Range(NamedTuple):
     owner: str | None = None
     path: bytes = b""
     file_offset: int | None = None
+    places: tuple[Place, ...] = ()
 
     @property
     def is_recorded(self) -> bool:
         """Whether the record has it; what is poison alone is latent, or said twice."""
         return self.kind != "poison"
+
+    def part(self, extent: Extent) -> Range:
+        """What of it lies in a range of the thing named."""
+        inside = self.extent.intersection(extent)
+        distance = inside.offset - self.extent.offset
+        return self._replace(
+            extent=inside,
+            device_offset=self.device_offset + distance,
+            file_offset=None if self.file_offset is None else self.file_offset + distance,
+            places=tuple(place.shifted(distance) for place in self.places),
+        )
 
     def continues(self, other: Range) -> bool:
         """Whether this is more of `other`: behind it in all that is named, owned and mapped.
@@ -53,6 +77,8 @@ class Range(NamedTuple):
         if self.extent.offset != other.extent.end:
             return False
         if self.device_offset != other.device_offset + length:
+            return False
+        if self.places != tuple(place.shifted(length) for place in other.places):
             return False
         if self.file_offset is None or other.file_offset is None:
             return self.file_offset == other.file_offset
@@ -73,7 +99,8 @@ class Target(Protocol):
 
     name: str
     notices: list[str]  # what the operator should know of the target itself; some come late
-    content: str  # `raw` or `fs`: a device with that on it; `file`: a file
+    unknown: list[str]  # why more may be bad than is told (R44); complete after `badblocks`
+    content: str  # `raw`, `fs`: a device with that on it; `file`: a file; `host`: a real device
 
     def badblocks(self) -> list[Extent]:
         """The record, merged, in whole sectors."""
@@ -118,6 +145,9 @@ class DeviceTarget(Target, Protocol):
     def apply_repair(self, plan: Plan) -> None:
         """Do it; durable on return."""
 
+    def send_message(self, text: str) -> str:
+        """Tell a target of the device's table something (`stack.send_message`); its answer."""
+
 
 class FilePlaces(NamedTuple):
     """The size of a file, and all its extents, ascending."""
@@ -128,8 +158,13 @@ class FilePlaces(NamedTuple):
 
 def locate(target: Target) -> list[Range]:
     """The recorded bad ranges of the target, ascending; merged where all that is known goes on."""
+    return merged_ranges(target.ranges())
+
+
+def merged_ranges(ascending: Iterable[Range]) -> list[Range]:
+    """What of the ranges is recorded, merged where all that is known goes on."""
     found: list[Range] = []
-    for bad in target.ranges():
+    for bad in ascending:
         if not bad.is_recorded:
             continue
         if found and bad.continues(found[-1]):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from daxmend.dax.api import DaxDevice
 from daxmend.dm import MappedDevice
-from daxmend.errors import TruncatedError
+from daxmend.errors import TruncatedError, UsageError
 from daxmend.events import EventHub
 from daxmend.media.pool import create_memory_pool
 from daxmend.pmem.device import PmemDevice
@@ -28,6 +28,22 @@ def open_device(
     if isinstance(spec, str) and spec.startswith(_RAM):
         return PmemDevice(create_memory_pool(parse_size(spec.removeprefix(_RAM))), events)
     return open_pool_device(Path(spec), writable=writable, events=events)
+
+
+def send_message(device: DaxDevice, text: str) -> str:
+    """Tell a target of a mapped device something: `SECTOR WORDS…`, as `dmsetup message` has it.
+
+    The target is that of the line which holds the sector. Returns its answer, which may be empty.
+    Raises `UsageError` for what it does not understand and for a device without a table.
+    """
+    sector, *words = text.split() or [""]
+    if not isinstance(device, MappedDevice):
+        raise UsageError(f"{device.name} is not made by a table: it takes no messages")
+    if not (sector.isascii() and sector.isdigit() and len(sector) < 20 and words):
+        raise UsageError(
+            f"'{text}' is not SECTOR MESSAGE…: a number, and words for the target there"
+        )
+    return device.message(int(sector), words)
 
 
 def validate_length(device: DaxDevice) -> None:

@@ -33,7 +33,7 @@ from daxmend.errors import (
     UnsupportedError,
     UsageError,
 )
-from daxmend.events import EventHub, ScrubDone, ZeroinitDone
+from daxmend.events import EventHub, RecoveryRefused, ScrubDone, ZeroinitDone
 from daxmend.extent import Extent, check_bounds, merged
 from daxmend.media.backing import Backing, Durability
 from daxmend.media.exposure import Exposure
@@ -88,6 +88,12 @@ class PlainDevice:
         check_bounds(extent, self.size, self.name)
         return Window(self._memory, extent.offset, extent.length)
 
+    def clean_window(self, offset: int, length: int) -> Window | None:
+        """What `direct_access` gives for a range inside the device, and None for any other."""
+        if offset + length <= self.size:
+            return Window(self._memory, offset, length)
+        return None
+
     def recovery_read(self, extent: Extent) -> Salvage:
         """See `DaxDevice`; page by page where the file below fails (R12)."""
         check_bounds(extent, self.size, self.name)
@@ -132,6 +138,7 @@ class PlainDevice:
             try:
                 self._memory.store(offset, data)
             except MediaError as error:
+                self.events.publish(RecoveryRefused(extent, _REASON))
                 raise NoRecoveryError(self.name, *extent, "EOPNOTSUPP", _REASON) from error
             self._memory.flush(*extent)
             self.fence()

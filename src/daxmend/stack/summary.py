@@ -51,10 +51,22 @@ def _damage(device: DaxDevice) -> dict[str, object]:
 
 
 def _member(device: DaxDevice) -> dict[str, object]:
-    """A member that keeps no record says None, not that nothing is bad (R44)."""
+    """A member that keeps no record says None, not that nothing is bad (R44); so does one that is
+    only read when it is asked whether it recovers."""
     known = _damage(device)
     if device.error_management is None:
         known = dict.fromkeys(known, None)
-    recovers = [each.can_recover for each in device.capabilities(Extent(0, device.size))]
-    answer = "yes" if all(recovers) else "in parts" if any(recovers) else "no"
-    return {"name": device.name, "size": device.size, **known, "recovers": answer}
+    return {"name": device.name, "size": device.size, **known, "recovers": _recovers(device)}
+
+
+def _recovers(device: DaxDevice) -> str | None:
+    if not _is_writable(device):
+        return None
+    answers = [each.can_recover for each in device.capabilities(Extent(0, device.size))]
+    return "yes" if all(answers) else "in parts" if any(answers) else "no"
+
+
+def _is_writable(device: DaxDevice) -> bool:
+    if isinstance(device, MappedDevice):
+        return all(map(_is_writable, device.members))
+    return not isinstance(device, PmemDevice) or device.pool.is_writable

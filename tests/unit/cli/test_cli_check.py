@@ -13,7 +13,9 @@ from daxmend.cli.option import printable
 from daxmend.extent import Extent
 from daxmend.fs import ROOT_INO, FileSystem
 from daxmend.media.pool import Content
-from daxmend.stack import create, open_device, open_filesystem
+from daxmend.stack.device import open_device
+from daxmend.stack.filesystem import open_filesystem
+from daxmend.stack.pool import create
 from daxmend.units import MIB, PAGE
 
 NAME = b"odd\n\xff"
@@ -116,6 +118,8 @@ def test_damage_is_found_planned_repaired_and_gone(
 
 def test_people_are_told_what_comes_next(pool: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plant(pool, lose_file)
+    lines = said(capsys, "check", pool, status=8)
+    assert lines[-1] == f"what a repair would do: daxmend check {pool} --repair"
     lines = said(capsys, "check", pool, "--repair", status=8)
     assert lines[0] == f"{pool}: 2 findings"
     assert "a repair would:" in lines

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from daxmend.cli import COMMANDS, run
-from daxmend.stack import create
+from daxmend.stack.pool import create
 
 SECTOR, PAGE = 512, 4096
 

@@ -60,7 +60,7 @@ def test_a_repair_of_a_good_file_changes_nothing(
         (["salvage", ".", "-o", "out"], 16, "directory"),
         (["repair", "file"], 16, "--from COPY"),
         (["repair", "file", "--from", "file"], 16, "itself"),
-        (["repair", "file", "--from", "/dev/zero"], 16, "no regular file"),
+        (["repair", "file", "--from", "/dev/zero"], 16, "no dax device"),
         (["repair", "file", "--undo"], 16, "no journal"),
         (["repair", "file", "--undo", "--apply"], 16, "nothing else"),
         (["repair", "nothing", "--zero"], 8, "No such file"),

@@ -257,16 +257,15 @@ def test_a_raw_write_counts_up_to_the_sector_it_cannot_heal(device: PmemDevice) 
     ],
     ids=str,
 )
-@pytest.mark.parametrize("zero", [io.zeroinit, io.zero_raw])
 def test_zeroing_sets_exactly_its_range_to_zeros_and_heals(
-    device: PmemDevice, zero: Callable[[PmemDevice, Extent], None], extent: Extent
+    device: PmemDevice, extent: Extent
 ) -> None:
-    """R29, R33: poison that nobody knew of goes too where the unit is zeroed whole."""
+    """R29: poison that nobody knew of goes too where the page is zeroed whole."""
     if extent.length:
         device.inject(BAD)
     if extent.length >= PAGE:
         device.inject(Extent(PAGE, CACHELINE), latent=True)
-    zero(device, extent)
+    io.zeroinit(device, extent)
     assert_content(device, extent, bytes(extent.length))
     assert list(device.poison(ALL)) == []
 

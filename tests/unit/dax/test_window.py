@@ -1,13 +1,15 @@
-"""A window: bytes of a device, checked at every access, that may be kept (R28, R49)."""
+"""A window: bytes of a device, checked at every access, that may be kept (R24, R28, R49)."""
 
 from collections.abc import Callable
 
 import pytest
 
+from daxmend import _native
 from daxmend.dax import io
 from daxmend.dax.api import AccessMode, Window
 from daxmend.errors import UsageError
 from daxmend.extent import Extent
+from daxmend.media.exposure import Exposure
 from daxmend.pmem.device import PmemDevice
 from daxmend.units import CACHELINE, PAGE, SECTOR
 
@@ -55,6 +57,26 @@ def test_a_window_may_be_used_up_to_its_last_byte(device: PmemDevice) -> None:
     window.store(PAGE, b"")
     assert window.load(PAGE - 3, 3) == bytes(window.view(PAGE - 3, 3)) == b"end"
     assert window.load(PAGE, 0) == b""
+
+
+def test_memory_over_a_recorded_page_faults_though_its_poison_is_gone_and_its_neighbours_do_not(
+    device: PmemDevice,
+) -> None:
+    """R24, R28: not present is what the record says, and the page is its unit."""
+    device.inject(Extent(PAGE + SECTOR, SECTOR))
+    device.uninject(AROUND)
+    exposed = device.direct_access(AROUND, AccessMode.RECOVERY).expose()
+    assert isinstance(exposed, Exposure)
+    with exposed:
+        assert exposed.faulting == [PAGE_1]
+        for at in (PAGE, 2 * PAGE - 1):
+            with pytest.raises(_native.MemoryFault) as caught:
+                _native.read(exposed.memory, at, 1)
+            assert caught.value.address == exposed.address + at
+        for good in (0, PAGE - 1, 2 * PAGE, 3 * PAGE - 1):
+            assert _native.read(exposed.memory, good, 1) == b"\0"
+        device.recovery_write(PAGE, b"n" * PAGE)
+        assert _native.read(exposed.memory, PAGE, PAGE) == b"n" * PAGE
 
 
 STORES: dict[str, Store] = {

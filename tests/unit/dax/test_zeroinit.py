@@ -1,6 +1,4 @@
-"""zeroinit: zeros in place, poison cleared, edges looked at first (R29, R30, R33)."""
-
-from collections.abc import Callable
+"""zeroinit: zeros in place, poison cleared, edges looked at first (R29, R30)."""
 
 import pytest
 
@@ -10,8 +8,6 @@ from daxmend.events import Event, RecoveryRefused, ZeroinitDone
 from daxmend.extent import Extent
 from daxmend.pmem.device import PmemDevice
 from daxmend.units import PAGE, SECTOR
-
-Zero = Callable[[PmemDevice, Extent], None]
 
 CONTENT = bytes(range(1, 251)) * 200  # 50,000 bytes, none of them zero
 
@@ -81,35 +77,11 @@ def test_an_edge_that_covers_all_that_is_bad_in_its_page_heals_r16(device: PmemD
     assert io.read(device, Extent(0, len(CONTENT))) == expected(extent)
 
 
-def test_a_raw_device_zeroes_by_the_sector_r33(device: PmemDevice) -> None:
-    device.inject(Extent(PAGE, 4 * SECTOR))
-    io.zero_raw(device, Extent(PAGE + SECTOR, 2 * SECTOR))
-    assert record(device) == [Extent(PAGE, SECTOR), Extent(PAGE + 3 * SECTOR, SECTOR)]
-    assert io.read(device, Extent(PAGE + SECTOR, 2 * SECTOR)) == bytes(2 * SECTOR)
-
-
-def test_a_raw_edge_inside_a_bad_sector_fails_and_changes_nothing(device: PmemDevice) -> None:
-    device.inject(Extent(PAGE, SECTOR))
-    with pytest.raises(BadBlockError):
-        io.zero_raw(device, Extent(PAGE + 100, 3 * SECTOR))
-    assert record(device) == [Extent(PAGE, SECTOR)]
-    good = Extent(PAGE + SECTOR, 3 * SECTOR)
-    assert io.read(device, good) == CONTENT[good.offset : good.end]
-
-
-@pytest.mark.parametrize(
-    ("zero", "extent"),
-    [
-        (io.zeroinit, Extent(PAGE, 2 * PAGE)),
-        (io.zero_raw, Extent(2 * PAGE + SECTOR, 8 * SECTOR)),
-    ],
-)
-def test_latent_poison_in_the_range_goes_too_r29_r33(
-    device: PmemDevice, zero: Zero, extent: Extent
-) -> None:
+def test_latent_poison_in_the_range_goes_too_r29(device: PmemDevice) -> None:
     """A store clears nothing (R5): what nobody has met yet is looked for first."""
     device.inject(Extent(2 * PAGE + 3 * SECTOR + 64, 64), latent=True)
-    zero(device, extent)
+    extent = Extent(PAGE, 2 * PAGE)
+    io.zeroinit(device, extent)
     assert list(device.poison(Extent(0, device.size))) == []
     assert record(device) == []
     assert io.read(device, Extent(0, len(CONTENT))) == expected(extent)

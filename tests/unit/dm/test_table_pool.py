@@ -1,6 +1,9 @@
 """A pool that holds a table: created, opened, damaged, refused (docs/format.md §7)."""
 
+import fcntl
 import os
+import subprocess
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -12,19 +15,13 @@ from daxmend.events import CopyHealed, Event, EventHub
 from daxmend.extent import Extent
 from daxmend.fs import FileSystem
 from daxmend.media.pool import Content
-from daxmend.rescue import open_target
-from daxmend.stack import (
-    PmemDevice,
-    TableDevice,
-    create,
-    create_table,
-    has_filesystem,
-    make_volatile_filesystem,
-    open_device,
-    open_filesystem,
-    summarize,
-    validate_length,
-)
+from daxmend.pmem.device import PmemDevice
+from daxmend.rescue.opening import open_device_target, open_target
+from daxmend.stack.device import open_device, send_message, validate_length
+from daxmend.stack.filesystem import has_filesystem, make_volatile_filesystem, open_filesystem
+from daxmend.stack.member import TableDevice
+from daxmend.stack.pool import create, create_table
+from daxmend.stack.summary import summarize
 from daxmend.units import MIB, PAGE
 
 
@@ -91,6 +88,94 @@ def test_every_kind_of_member_and_a_table_in_a_table(pools: Path) -> None:
         ("no", 0),
         ("no", None),
     ], "R44: of RAM nothing is known"
+    with closing(open_device(pools / "t", writable=False)) as device:
+        members = summarize(device)["members"]
+        assert isinstance(members, list)
+        assert [m["recovers"] for m in members] == [None, "no", "no"], "who only reads cannot say"
+
+
+@pytest.fixture
+def loop(pools: Path, need_root: None) -> Iterator[str]:
+    """A block device over the file `disk`."""
+    (pools / "disk").write_bytes(bytes(2 * MIB))
+    made = subprocess.run(
+        ["losetup", "--find", "--show", str(pools / "disk")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        pytest.skip(f"losetup: {made.stderr.strip()}")
+    name = made.stdout.strip()
+    yield name
+    subprocess.run(["losetup", "--detach", name], check=True)
+
+
+def test_a_block_device_is_a_member_without_error_management(pools: Path, loop: str) -> None:
+    """R40: alone a window; behind `faulty` it is damaged and heals, and holds a file system."""
+    lines = f"0 2048 linear a 0\n2048 4096 faulty - {loop} 0\n"
+    made = create_table(pools / "t", lines)
+    assert made == (3 * MIB, False)
+    with closing(opened(pools / "t")) as device:
+        with pytest.raises(OSError, match="busy"):  # nobody else may have it meanwhile
+            os.close(os.open(loop, os.O_RDWR | os.O_EXCL))
+        with closing(open_filesystem(device)) as fs:
+            ino = fs.make(fs.root, b"f", 0o100644, 0, 0)
+            assert fs.write(ino, 0, b"x" * 2 * MIB) == 2 * MIB
+            fs.sync()
+            place = next(run for run in fs.device_extents(ino, Extent(0, 2 * MIB)))[1]
+            bad = Extent(max(place.offset, MIB), PAGE)
+            device.inject(bad)
+            assert [owner.path for owner in fs.damage()] == [b"/f"]
+            assert fs.write(ino, bad.offset - place.offset, b"y" * PAGE) == PAGE
+            assert list(fs.damage()) == []
+    with closing(opened(pools / "t")) as device, closing(open_filesystem(device)) as fs:
+        assert set(fs.read(fs.lookup(fs.root, b"f"), 0, 2 * MIB)) == set(b"xy")
+
+
+def test_a_block_device_that_is_in_use_or_too_small_is_refused(pools: Path, loop: str) -> None:
+    with pytest.raises(TableError, match=f"line 1: {loop} is too small: it ends at sector 4096"):
+        create_table(pools / "t", f"0 4104 linear {loop} 0\n")
+    with open(loop, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(BusyError, match="in use by another daxmend"):
+            create_table(pools / "t", f"0 4096 linear {loop} 0\n")
+    fd = os.open(loop, os.O_RDONLY | os.O_EXCL)
+    with pytest.raises(OSError, match="busy"):
+        create_table(pools / "t", f"0 4096 linear {loop} 0\n")
+    os.close(fd)
+    assert not (pools / "t").exists()
+
+
+def test_a_member_that_has_two_names_is_not_used_twice(pools: Path) -> None:
+    """Paths are resolved; what a hard link hides, the member's own lock shows."""
+    (pools / "same").symlink_to("a")
+    with pytest.raises(TableError, match=r"line 2: .*used by line 1 too"):
+        create_table(pools / "t", "0 8 linear a 0\n8 8 linear same 0\n")
+    for name, member in (("a", "again"), ("w", "window:again")):
+        (pools / "again").unlink(missing_ok=True)
+        (pools / "again").hardlink_to(pools / name)
+        first = member.replace("again", name)
+        with pytest.raises(BusyError, match="in use"):
+            create_table(pools / "t", f"0 8 linear {first} 0\n8 8 linear {member} 8\n")
+
+
+def test_a_message_reaches_the_line_of_its_sector(pools: Path) -> None:
+    lines = "0 8 zero\n8 8 faulty 0:512:until-written a 0\n"
+    create_table(pools / "t", lines, content=Content.RAW)
+    with closing(opened(pools / "t")) as device:
+        assert send_message(device, "8 plan") == "- 0 512 until-written\n"
+        assert send_message(device, " 15  plan ") == "- 0 512 until-written\n"
+        with pytest.raises(DaxmendError, match="zero takes no messages"):
+            send_message(device, "7 plan")
+        for text in ("", "8", "plan", "-8 plan", "8.0 plan", "٨ plan", "16 plan", f"{10**30} plan"):
+            with pytest.raises(UsageError):
+                send_message(device, text)
+    with (
+        closing(open_device(pools / "a")) as device,
+        pytest.raises(UsageError, match="not made by a table"),
+    ):
+        send_message(device, "0 plan")
 
 
 def test_each_ram_member_is_its_own(pools: Path) -> None:
@@ -110,6 +195,11 @@ def test_a_table_with_ram_has_a_new_file_system_each_time(pools: Path) -> None:
         assert has_filesystem(device)
         assert "RAM members" in device.notices[-1]
         open_filesystem(device).close()
+    with (
+        closing(open_device_target(pools / "t")) as target,
+        pytest.raises(UsageError, match="RAM members, which begin empty"),
+    ):
+        target.check()
 
 
 def test_what_members_found_while_they_were_attached_is_told(pools: Path) -> None:

@@ -125,6 +125,23 @@ def test_recovery_ends_at_the_member_that_cannot_and_names_it() -> None:
         assert [run for run, _ in device.badblocks(pages(0, 6))] == [pages(2, 2)]
 
 
+def test_the_event_of_a_refusal_names_the_member_at_any_depth() -> None:
+    """R37, R48."""
+    with mapped("0 {4} linear refusing 0\n{4} {4} error") as (below, _):
+        device = MappedDevice("above", [Linear(8 * PAGE, below, 0)])
+        heard: list[Event] = []
+        device.inject(pages(2))
+        device.events.subscribe(heard.append)
+        for page in (2, 5):
+            with pytest.raises(MediaError):
+                io.write(device, page * PAGE, bytes(PAGE))
+        assert heard == [
+            RecoveryRefused(pages(2), "top: refusing: the medium did not clear it"),
+            RecoveryRefused(pages(5), "top: the table has an error target there"),
+        ]
+        device.close()
+
+
 def test_writes_and_zeroing_count_the_prefix_too() -> None:
     """R17."""
     with mapped("0 {2} striped 2 {1} a 0 refusing 0") as (device, _):

@@ -263,6 +263,7 @@ def test_zeroinit_leaves_holes_and_unwritten_parts_r29(fs: FileSystem, make_file
 
 
 def test_zero_range_allocates_holes(fs: FileSystem, make_file: MakeFile) -> None:
+    """R29: as its documentation says; zeroinit does not."""
     ino = make_file(NOISE[:PAGE])
     fs.zero_range(ino, 10, 3 * PAGE)
     assert fs.stat(ino).size == 3 * PAGE + 10

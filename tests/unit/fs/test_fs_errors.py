@@ -214,6 +214,64 @@ def test_recovery_can_be_forbidden_and_demanded_r23(fs: FileSystem, ino: int) ->
     assert fs.write(ino, PAGE, b"y" * 10) == 10
 
 
+@pytest.mark.parametrize("kind", [MediumKind.PLAIN, MediumKind.REFUSES, MediumKind.LIES])
+def test_a_truncation_into_a_page_that_cannot_be_healed_does_not_fail_r32(
+    kind: MediumKind,
+) -> None:
+    """What lies bad behind the new end stays so, and is EIO and not old bytes if the file grows."""
+    device = PmemDevice(create_memory_pool(MIB, kind))
+    make_file_system(device)
+    fs = FileSystem(device, commits_each=True)
+    ino = fs.make(fs.root, b"f", stat.S_IFREG | 0o644, 0, 0)
+    fs.write(ino, 0, NOISE[:SIZE])
+    bad = hurt(fs, ino, PAGE + SECTOR, SECTOR)
+    device.allows_recovery = kind is not MediumKind.PLAIN
+    fs.truncate(ino, PAGE + 10)
+    assert fs.stat(ino).size == PAGE + 10
+    assert record(fs)[0].offset == bad.offset
+    assert fs.read(ino, PAGE, 100) == NOISE[PAGE : PAGE + 10]
+    fs.truncate(ino, 2 * PAGE)
+    assert fs.read(ino, PAGE, PAGE) == NOISE[PAGE : PAGE + 10] + bytes(SECTOR - 10)
+    with pytest.raises(MediaError):
+        fs.read(ino, PAGE + SECTOR, SECTOR)
+    rest = fs.read(ino, PAGE + 2 * SECTOR, PAGE - 2 * SECTOR)
+    assert rest == bytes(len(rest))
+    fs.close()
+    device.close()
+
+
+@pytest.mark.parametrize("allows_recovery", [True, False])
+@pytest.mark.parametrize("kind", list(MediumKind))
+def test_what_was_truncated_away_of_bad_sectors_is_not_salvaged_r32_r12(
+    kind: MediumKind, allows_recovery: bool
+) -> None:
+    """A repair once brought it back, for it keeps the good lines of a bad sector."""
+    for line in range(3 * SECTOR // CACHELINE):
+        device = PmemDevice(create_memory_pool(MIB, kind))
+        make_file_system(device)
+        fs = FileSystem(device, commits_each=False)
+        ino = fs.make(fs.root, b"f", stat.S_IFREG | 0o644, 0, 0)
+        fs.write(ino, 0, b"A" * SIZE)
+        hurt(fs, ino, PAGE + line * CACHELINE, CACHELINE, latent=True)
+        scrub(fs)
+        device.allows_recovery = allows_recovery
+        fs.truncate(ino, PAGE + 700)
+        fs.truncate(ino, 2 * PAGE)
+        page = Extent(place(fs, ino, PAGE), PAGE)
+        salvage = device.recovery_read(page)
+        wanted = b"A" * 700 + bytes(PAGE - 700)
+        lost = bytearray(PAGE)
+        for run in salvage.lost:
+            lost[run.offset - page.offset : run.end - page.offset] = b"\1" * run.length
+        assert lost.count(1) in (0, CACHELINE, SECTOR)
+        assert not any(
+            found != byte and not is_lost
+            for found, byte, is_lost in zip(salvage.data, wanted, lost, strict=True)
+        )
+        fs.close()
+        device.close()
+
+
 def test_a_hole_is_never_filled_with_bad_pages(fs: FileSystem, make_file: MakeFile) -> None:
     for extent in list(fs._space._free)[:1]:
         for page in range(0, 60, 2):
@@ -447,6 +505,32 @@ def test_one_range_is_split_between_its_owners_r42(
     owners = fs.owners(Extent(start + SECTOR, 3 * PAGE))
     assert [owner.kind for owner in owners] == [OwnerKind.FILE, OwnerKind.FILE, OwnerKind.FREE]
     assert [owner.extent.length for owner in owners] == [PAGE - SECTOR, PAGE, PAGE + SECTOR]
+
+
+def test_bytes_that_nobody_can_read_are_no_damage_to_a_file_r13_r16(
+    fs: FileSystem, make_file: MakeFile, events: list[Event]
+) -> None:
+    """Behind the end, and allocated but not written: neither is said to be damaged."""
+    ino = make_file(NOISE[: 2 * PAGE])
+    fs.truncate(ino, PAGE + 3 * SECTOR + 100)
+    page = place(fs, ino, PAGE)
+    fs.device.inject(Extent(page + 4 * SECTOR, SECTOR))  # type: ignore[attr-defined]
+    sparse = make_file()
+    fs.fallocate(sparse, 0, 3 * PAGE)
+    (unwritten,) = fs.extents(sparse)
+    fs.device.inject(Extent(unwritten.device_offset, 3 * PAGE))  # type: ignore[attr-defined]
+    assert not [event for event in events if isinstance(event, FileDamaged)]
+    bad = Extent(page + 2 * SECTOR, 2 * SECTOR)
+    fs.device.inject(bad)  # type: ignore[attr-defined]
+    assert [event for event in events if isinstance(event, FileDamaged)] == [
+        FileDamaged(
+            Extent(bad.offset, SECTOR + 100),
+            fs.path(ino).decode(),
+            ino,
+            PAGE + 2 * SECTOR,
+            SECTOR + 100,
+        )
+    ]
 
 
 def test_paths_follow_renames_and_end_with_the_last_name(fs: FileSystem, ino: int) -> None:

@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from daxmend.errors import MediaError
 from daxmend.extent import Extent
 from daxmend.fs import FileSystem, core, make_file_system
 from daxmend.media.pool import MediumKind, create_memory_pool
@@ -113,3 +114,25 @@ def test_a_checkpoint_goes_where_the_medium_takes_it_r21_r43(kind: MediumKind) -
     assert again.lookup(again.root, b"new") == ino
     assert not again.notices
     again.close()
+
+
+def test_a_close_whose_checkpoint_fails_is_none_that_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The journal has all that was done; whoever opens it next finds that."""
+    fs = open_new(commits_each=False)
+    device = fs.device
+    ino = fs.make(fs.root, b"kept", FILE, 0, 0)
+    fs.write(ino, 0, b"k" * PAGE)
+
+    def fail(*_: object) -> int:
+        raise MediaError("ram", 0, PAGE)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core, "write_checkpoint", fail)
+        fs.close()
+    again = FileSystem(device, commits_each=False)
+    assert again.notices == []
+    assert again.read(again.lookup(again.root, b"kept"), 0, PAGE) == b"k" * PAGE
+    again.close()
+    check_medium(device)

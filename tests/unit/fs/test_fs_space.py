@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from daxmend.errors import MediaError
 from daxmend.events import Event, SpaceCleared
 from daxmend.extent import Extent
 from daxmend.fs.space import Space
@@ -122,6 +123,39 @@ def test_what_the_medium_does_not_clear_stays_in_quarantine() -> None:
     device.close()
 
 
+def test_a_page_that_does_not_clear_keeps_none_behind_it_from_being_cleared(
+    device: PmemDevice, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R31; and it is tried once, not once a second."""
+    run = Extent(10 * PAGE, 5 * PAGE)
+    stubborn = Extent(12 * PAGE, PAGE)
+    tried: list[Extent] = []
+    clear = device.zeroinit
+
+    def zeroinit(extent: Extent) -> int:
+        tried.append(extent)
+        if extent.offset == stubborn.offset:
+            raise MediaError("ram", extent.offset, extent.length)
+        if extent.overlaps(stubborn):
+            extent = Extent.between(extent.offset, stubborn.offset)
+        return clear(extent)
+
+    monkeypatch.setattr(device, "zeroinit", zeroinit)
+    device.inject(run)
+    space.seclude([run])
+    while space.clear_some():
+        pass
+    assert list(space.quarantine) == [stubborn]
+    assert space.free_length == MIB - PAGE
+    count = len(tried)
+    assert not space.clear_some()
+    assert len(tried) == count
+    space.seclude([Extent(40 * PAGE, PAGE)])
+    assert not space.clear_some()
+    assert len(tried) == count + 1
+    assert list(space.quarantine) == [stubborn]
+
+
 def test_pages_taken_twice_or_outside_are_noticed(space: Space) -> None:
     space.take(Extent(0, PAGE))
     assert space.is_consistent
@@ -142,5 +176,5 @@ def test_used_is_what_is_neither_free_nor_freed_nor_quarantined(
     space.seclude([Extent(12 * PAGE, SECTOR)])
     whole = Extent(0, MIB)
     assert list(space.used(whole)) == [Extent(0, 2 * PAGE), Extent(3 * PAGE, 7 * PAGE)]
-    assert space.is_free(Extent(10 * PAGE, 5 * PAGE))
-    assert not space.is_free(Extent(9 * PAGE, 5 * PAGE))
+    assert list(space.used(Extent(10 * PAGE, 5 * PAGE))) == []
+    assert list(space.used(Extent(9 * PAGE, 5 * PAGE))) == [Extent(9 * PAGE, PAGE)]

@@ -432,6 +432,48 @@ def test_entries_that_both_journals_have_lost_cost_what_came_after(planted: Plan
     fs.close()
 
 
+def test_changes_of_a_lost_inode_make_no_new_one_and_others_keep_theirs(planted: Planted) -> None:
+    """R43: what is lost must not read as zeros; the root is lost, too, and all else is shown."""
+    fs, device, inos = planted.fs, planted.device, planted.inos
+    for number in range(12):
+        fs.setxattr(inos["low"], b"user.%d" % number, b"x" * 1000)  # the last one to be packed
+    fs.close()
+    fs = FileSystem(device, commits_each=True)
+    stream = b"".join(fs._state.records())
+    second = {ino for ino in fs._state.inos() if stream.find(fs._state.inode(ino).pack()) >= 4064}
+    fs.set_attributes(inos["file"], mode=0o600)
+    fs.setxattr(inos["twin"], b"user.of", b"a lost file")
+    late = fs.make(inos["dir"], b"late", stat.S_IFREG | 0o644, 0, 0)
+    fs.write(late, 0, b"late")
+    fs.setxattr(fs.root, b"user.of", b"the root")
+    fs.is_read_only = True
+    fs.close()
+    for copies in fs._checkpoint.copies:
+        device.inject(Extent(copies[0].offset, PAGE))
+    fs = FileSystem(device, commits_each=True)
+    assert fs.is_read_only
+    shown = set(tree(fs).values())
+    assert shown >= second
+    for name in ("file", "twin", "inner"):
+        assert inos[name] not in shown or content(fs, inos[name]) == DATA
+    assert late in shown
+    assert content(fs, late) == b"late"
+    fs.close()
+    apply_repair(device, plan_repair(device))
+    check_medium(device)
+
+
+def test_what_a_repair_would_take_from_files_is_not_shown_as_zeros(planted: Planted) -> None:
+    """Both journals are lost, and two files have one page: both are shown as they were found."""
+    plant(planted, DAMAGE["a page of two files"][1])
+    for copies in planted.fs._journal.mirror.copies:
+        planted.device.inject(Extent(copies[0].offset, PAGE))
+    fs = FileSystem(planted.device, commits_each=True)
+    assert fs.is_read_only
+    assert content(fs, planted.inos["file"]) == content(fs, planted.inos["twin"]) == DATA
+    fs.close()
+
+
 def _damage_at_random(p: Planted, rng: random.Random) -> None:
     """One to six things of any kind, anywhere."""
     names = list(p.inos)

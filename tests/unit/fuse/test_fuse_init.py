@@ -110,3 +110,13 @@ def test_a_newer_major_is_asked_to_come_back() -> None:
 def test_an_older_kernel_is_refused_by_name(major: int, minor: int) -> None:
     with pytest.raises(UnsupportedError, match=rf"{major}\.{minor}.*Linux 4\.20"):
         negotiate(init_in(major, minor, EVERYTHING), wanted_flags(Handler(), False))
+
+
+class Acls(Handler):
+    posix_acls = True
+
+
+def test_who_has_acls_applies_the_umask() -> None:
+    both = p.FUSE_POSIX_ACL | p.FUSE_DONT_MASK
+    assert wanted_flags(Acls(), False) & both == both
+    assert wanted_flags(Handler(), False) & both == 0

@@ -139,6 +139,24 @@ def _fail(fd: int) -> None:
 # -- what is no pool, or not ours --------------------------------------------------------------
 
 
+@pytest.mark.parametrize("bad", COPIES)
+def test_a_bad_block_where_a_header_would_be_says_nothing_of_the_file(
+    pool_path: Path, shm: Path, bad: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ordinary = shm / "ordinary"
+    ordinary.write_bytes(bytes(16 * KIB))
+    read = os.pread
+
+    def failing(fd: int, length: int, offset: int) -> bytes:
+        if offset == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(fd, length, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    assert is_pool(pool_path)
+    assert not is_pool(ordinary)
+
+
 @pytest.mark.parametrize("content", [b"", b"x", b"not a pool" * 1000])
 def test_what_is_no_pool_is_said_to_be_none_and_how_to_make_one(shm: Path, content: bytes) -> None:
     path = shm / "file"

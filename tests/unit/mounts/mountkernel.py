@@ -7,7 +7,7 @@ from typing import Any
 from daxmend.events import Event
 from daxmend.mounts.raw import DEVICE_NODEID, MountOptions, RawMount
 from daxmend.pmem.device import PmemDevice
-from daxmend.stack import open_device
+from daxmend.stack.device import open_device
 
 PAGE, SECTOR = 4096, 512
 

@@ -17,7 +17,7 @@ from daxmend.media.pool import MediumKind, create_memory_pool
 from daxmend.mounts.content import DeviceContent
 from daxmend.mounts.cutwrite import CutWrites
 from daxmend.pmem.device import PmemDevice
-from daxmend.stack import open_device
+from daxmend.stack.device import open_device
 from daxmend.units import MIB, PAGE, SECTOR
 
 FH = 1
@@ -271,7 +271,7 @@ def test_a_half_never_comes_back_over_what_somebody_else_wrote_meanwhile(raw: Mo
 def test_a_half_never_comes_back_over_zeros_that_somebody_made_meanwhile(raw: Mounted) -> None:
     raw.make_bad(8, 8)
     assert raw.write(1, PAGE, b"1" * 100) == 100
-    io.zero_raw(raw.device, Extent(PAGE, PAGE))
+    raw.cut.content.zero(Extent(PAGE, PAGE))
     assert raw.write(1, PAGE + 100, b"3" * 10) == 10
     assert io.read(raw.device, Extent(PAGE, PAGE)) == bytes(100) + b"3" * 10 + bytes(PAGE - 110)
 
@@ -284,6 +284,32 @@ def test_two_opens_may_each_hold_a_half_and_the_first_to_complete_wins(raw: Moun
     assert raw.bad() == []
     assert raw.write(1, PAGE + 100, b"1" * 412) == 412
     assert io.read(raw.device, Extent(PAGE, SECTOR)) == b"2" * 100 + b"1" * 412
+
+
+@pytest.mark.parametrize("lengths", [(100, 60), (60, 100), (100, 100)])
+@pytest.mark.parametrize("dropped", [1, 2])
+@pytest.mark.parametrize("is_truncated", [False, True])
+def test_a_half_that_is_dropped_takes_no_other_opens_half_from_the_device_r50(
+    raw: Mounted, lengths: tuple[int, int], dropped: int, is_truncated: bool
+) -> None:
+    """It is promised durably: what is held of one unit is held for each open."""
+    raw.make_bad(8)
+    for fh, length in enumerate(lengths, 1):
+        assert raw.write(fh, PAGE, bytes([fh]) * length) == length
+    stays = 3 - dropped
+    if is_truncated and lengths[dropped - 1] > lengths[stays - 1]:
+        start = lengths[stays - 1]
+        raw.cut.discard(NODEID, Extent(PAGE + start, SECTOR - start))
+    else:
+        raw.cut.release(dropped)
+    length = lengths[stays - 1]
+    salvage = raw.device.recovery_read(Extent(PAGE, SECTOR))
+    assert salvage.data[:length] == bytes([stays]) * length
+    assert salvage.lost == [Extent(PAGE + length, SECTOR - length)]
+    assert raw.write(stays, PAGE + length, b"r" * (SECTOR - length)) == SECTOR - length
+    raw.cut.sync(stays)
+    expected = bytes([stays]) * length + b"r" * (SECTOR - length)
+    assert io.read(raw.device, Extent(PAGE, SECTOR)) == expected
 
 
 def test_salvage_has_the_held_bytes_until_they_are_dropped(raw: Mounted) -> None:

@@ -6,12 +6,13 @@ import select
 import threading
 
 import pytest
-from mountkernel import Mounted
+from mountkernel import PAGE, SECTOR, Mounted
 
 from daxmend.errors import UsageError
 from daxmend.events import CopyHealed, FaultInjected, IntentReplayed
 from daxmend.extent import Extent
 from daxmend.fuse import PENDING
+from daxmend.fuse.protocol import FUSE_POLL_SCHEDULE_NOTIFY
 from daxmend.mounts.eventlog import BACKLOG_EVENTS, EventLog
 
 
@@ -130,6 +131,100 @@ def test_several_lines_must_each_have_an_end(raw: Mounted, text: str) -> None:
         raw.handler.write(nodeid, fh, 0, memoryview(text.encode()), 0, 0)
     assert info.value.errno == errno.EINVAL
     assert raw.ask("badblocks") == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("badblocks", "0 1\nx 1\n", "'x 1' is not a 'SECTOR COUNT' line"),
+        ("badblocks", "9999 1\n", "[5119488, 5120000) reaches beyond"),
+        ("poison", "0\x1b[31m 64\n", "'0\N{REPLACEMENT CHARACTER}[31m 64' is not an"),
+        ("scrub", "1" + " " * 5000 + "x\n", "'1 "),
+    ],
+)
+def test_why_a_write_was_refused_stands_in_status_until_the_next_one_is(
+    raw: Mounted, name: str, text: str, reason: str
+) -> None:
+    """The kernel passes the errno on, and nothing else."""
+
+    def refused() -> object:
+        return json.loads(raw.ask("status"))["refused"]
+
+    assert refused() is None
+    nodeid, fh = raw.control(name)
+    with pytest.raises(UsageError):
+        raw.handler.write(nodeid, fh, 0, memoryview(text.encode()), 0, 0)
+    said = refused()
+    assert isinstance(said, str)
+    assert said.startswith(f"{name}: ")
+    assert reason in said
+    assert len(said) <= 301
+    raw.tell("badblocks", "0 1\n")
+    assert refused() == said
+    with pytest.raises(UsageError):
+        raw.handler.write(nodeid, fh, 0, memoryview(b"once more"), 0, 0)
+    assert "once more" in str(refused())
+
+
+def test_an_injection_without_space_is_named_too(
+    raw: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "pool: [0, 512) is not injected, or not wholly: free space")
+
+    monkeypatch.setattr(raw.device, "inject", fail)
+    nodeid, fh = raw.control("badblocks")
+    with pytest.raises(OSError, match="free space"):
+        raw.handler.write(nodeid, fh, 0, memoryview(b"0 1\n"), 0, 0)
+    assert "free space" in json.loads(raw.ask("status"))["refused"]
+
+
+def test_a_line_written_to_badblocks_makes_record_and_poison_r2(raw: Mounted) -> None:
+    raw.tell("badblocks", "9 2\n")
+    assert raw.ask("badblocks") == "9 2\n"
+    assert raw.ask("poison") == f"{9 * SECTOR} {2 * SECTOR}\n"
+    raw.tell("poison", f"-{9 * SECTOR} {2 * SECTOR}\n")
+    assert (raw.ask("badblocks"), raw.ask("poison")) == ("9 2\n", "")
+
+
+def test_badblocks_is_polled_for_every_change_of_the_record_and_for_no_other_r9(
+    raw: Mounted,
+) -> None:
+    nodeid, fh = raw.control("badblocks")
+
+    def has_changed() -> bool:
+        return bool(raw.handler.poll(nodeid, fh, 1, 0, 0) & select.POLLPRI)
+
+    def read() -> str:
+        return bytes(raw.handler.read(nodeid, fh, 0, 4096, 0, 0)).decode()  # type: ignore[arg-type]
+
+    assert read() == ""
+    raw.tell("poison", f"{PAGE} 64\n")
+    assert not has_changed()  # latent: the record knows nothing of it
+    for change, after in (
+        (lambda: raw.tell("badblocks", "0 1\n"), "0 1\n"),
+        (lambda: list(raw.device.scrub(Extent(0, 2 * PAGE))), "0 1\n8 1\n"),
+        (lambda: raw.write(raw.open(), 0, bytes(SECTOR)), "8 1\n"),
+    ):
+        change()
+        assert has_changed()
+        assert read() == after
+        assert not has_changed()
+    raw.tell("poison", f"{2 * PAGE} 64\n")
+    with pytest.raises(OSError):
+        raw.read(2 * PAGE, 64)
+    assert has_changed()  # consumed
+
+
+def test_the_end_of_a_scrub_can_be_polled_for_r4(raw: Mounted) -> None:
+    nodeid, fh = raw.control("scrub")
+    assert bytes(raw.handler.read(nodeid, fh, 0, 64, 0, 0)) == b"0\n"  # type: ignore[arg-type]
+    ready = threading.Event()
+    raw.session.notifier.poll_wakeup = lambda kh: ready.set()  # type: ignore[method-assign]
+    raw.handler.poll(nodeid, fh, 1, FUSE_POLL_SCHEDULE_NOTIFY, 0)
+    raw.tell("scrub", "1\n")
+    assert ready.wait(10)
+    assert raw.handler.poll(nodeid, fh, 1, 0, 0) & select.POLLPRI
 
 
 def event(offset: int) -> FaultInjected:

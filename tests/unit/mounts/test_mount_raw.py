@@ -10,7 +10,7 @@ from mountkernel import PAGE, SECTOR, Mounted
 from daxmend.extent import Extent
 from daxmend.fuse import SetAttr
 from daxmend.fuse.protocol import FATTR_FH, FATTR_SIZE, FUSE_READ_LOCKOWNER, FUSE_WRITE_CACHE
-from daxmend.mounts.devicemount import DEVICE_NODEID, FALLOC_FL_ZERO_RANGE
+from daxmend.mounts.devicemount import DEVICE_NODEID, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 from daxmend.mounts.option import OpenMode
 
 NEW = b"n" * PAGE
@@ -92,6 +92,29 @@ def test_what_changes_is_invalidated_before_those_who_wait_for_the_event_are_ans
     assert kinds[-1] == ("answer", 78)
 
 
+@pytest.mark.parametrize("how", ["inject", "latent", "uninject", "consume", "heal", "zero"])
+def test_whatever_changes_what_bytes_say_drops_the_pages_of_the_cache_r27(
+    raw: Mounted, how: str
+) -> None:
+    """From outside of the mount, too: the kernel drops nothing that it is not told of."""
+    raw.device.inject(Extent(8 * SECTOR, SECTOR), latent=how == "consume")
+    done: list[Any] = raw.session.notifier.done
+    done.clear()
+    if how == "inject":
+        raw.device.inject(Extent(9 * SECTOR, SECTOR))
+    elif how == "latent":
+        raw.device.inject(Extent(9 * SECTOR, 64), latent=True)
+    elif how == "uninject":
+        raw.device.uninject(Extent(8 * SECTOR, 64))
+    elif how == "consume":
+        raw.device.recovery_read(Extent(PAGE, PAGE))
+    elif how == "heal":
+        raw.device.recovery_write(PAGE, NEW)
+    else:
+        raw.device.zeroinit(Extent(PAGE, PAGE))
+    assert ("inval", DEVICE_NODEID, PAGE, PAGE) in done
+
+
 def test_o_trunc_is_ignored_and_a_truncation_refused(raw: Mounted) -> None:
     """O_TRUNC is a size of 0 on no file handle; ftruncate(2) has one."""
     badblocks, _ = raw.control("badblocks")
@@ -162,14 +185,17 @@ def happened(raw: Mounted) -> list[tuple[str, object]]:
     return seen
 
 
+@pytest.mark.parametrize(
+    "mode", [FALLOC_FL_ZERO_RANGE, FALLOC_FL_PUNCH_HOLE], ids=["write-zeroes", "discard"]
+)
 def test_write_zeroes_is_one_event_and_no_scrub_and_heals_latent_poison_r33_r48(
-    raw: Mounted,
+    raw: Mounted, mode: int
 ) -> None:
     raw.tell("badblocks", "40 1\n")
     raw.tell("poison", f"{7 * PAGE} 64\n")
     seen = happened(raw)
     extent = Extent(4 * PAGE + 100, 5 * PAGE)
-    raw.handler.fallocate(DEVICE_NODEID, raw.open(), *extent, FALLOC_FL_ZERO_RANGE)
+    raw.handler.fallocate(DEVICE_NODEID, raw.open(), *extent, mode)
     names = [name for name, _ in seen]
     assert names.count("zeroinit_done") == 1
     assert "scrub_done" not in names

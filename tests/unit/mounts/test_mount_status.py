@@ -13,11 +13,12 @@ from daxmend.mounts.deviceuse import RawUse
 from daxmend.mounts.scrub import Scrubber
 from daxmend.mounts.status import Status
 from daxmend.pmem.device import PmemDevice
-from daxmend.rescue import open_target
-from daxmend.stack import create, open_device
+from daxmend.rescue.opening import open_target
+from daxmend.stack.device import open_device
+from daxmend.stack.pool import create
 
 # What nobody can say of a pool that is not mounted. `mounted` itself is the asker's to know.
-MOUNT_ONLY = {"pid", "mounted_ns", "recovery", "healed", "events", "scrub"}
+MOUNT_ONLY = {"pid", "mounted_ns", "recovery", "healed", "events", "refused", "scrub"}
 
 
 def test_a_mount_and_a_pool_say_the_same_of_themselves(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from daxmend.errors import BusyError
 from daxmend.extent import Extent
 from daxmend.mounts.scrub import Scrubber
 from daxmend.pmem.device import PmemDevice
-from daxmend.stack import open_device
+from daxmend.stack.device import open_device
 from daxmend.units import MIB, PAGE, SECTOR
 
 _SECONDS = 10

@@ -53,3 +53,36 @@ def test_a_handler_that_faults_inside_a_guarded_copy_is_not_abandoned(tmp_path: 
     ending = run_program(f"PATH = {str(library)!r}\n{PROGRAM}")
     assert ending.output == "True True\n", ending
     assert ending.status == -7
+
+
+# The foreign handler probes a watched page, at any moment of the trap's own work on others.
+WATCHED = """
+library = ctypes.CDLL(PATH)
+library.nested_start.argtypes = (ctypes.c_void_p, ctypes.c_int)
+library.nested_install()
+count = 400
+many = stack.enter_context(open_pages(count))
+watch = _native.Watch(many.address, count * PAGE, mmap.PROT_READ | mmap.PROT_WRITE)
+watch.start()
+library.nested_start(many.address + (count - 1) * PAGE, 100)
+for _ in range(2000):
+    for page in range(1, count, 2):
+        many.break_page(page)
+    for page in range(1, count, 2):
+        assert load(many.address + page * PAGE) == bytes(1)
+    if library.nested_begun() >= 50:
+        break
+library.nested_stop()
+assert watch.stop()
+print(library.nested_begun() >= 50, library.nested_finished() == library.nested_begun())
+"""
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler for the foreign library")
+def test_a_fault_in_a_handler_that_interrupts_the_trap_is_caught_too(tmp_path: Path) -> None:
+    library = tmp_path / "nested.so"
+    source = Path(__file__).with_name("nested.c")
+    command = [str(COMPILER), "-shared", "-fPIC", "-O1", "-Wall", "-o", str(library), str(source)]
+    subprocess.run(command, check=True)
+    ending = run_program(f"PATH = {str(library)!r}\n{WATCHED}")
+    assert (ending.status, ending.output) == (0, "True True\n"), ending

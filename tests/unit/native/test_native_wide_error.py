@@ -16,7 +16,8 @@ CORE = Path(daxmend._native.__file__).parent
 def test_an_error_reported_beside_the_move_still_finds_its_bytes(tmp_path: Path) -> None:
     program = tmp_path / "wide_error"
     source = Path(__file__).with_name("wide_error.c")
-    command = [str(COMPILER), "-std=c11", f"-I{CORE}", "-o", str(program), str(source)]
+    parts = [str(CORE / f"{name}.c") for name in ("table", "watch", "move")]
+    command = [str(COMPILER), "-std=c11", f"-I{CORE}", "-o", str(program), str(source), *parts]
     subprocess.run(command, check=True)
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")

@@ -29,7 +29,6 @@ ATTEMPTS: dict[str, tuple[Attempt, int]] = {
     "sectors": (lambda device: device.write_sectors(BAD.offset // SECTOR, bytes(SECTOR)), SECTOR),
     "zeroinit of the device": (lambda device: device.zeroinit(BAD_PAGE), PAGE),
     "zeroinit": (lambda device: io.zeroinit(device, BAD_PAGE), PAGE),
-    "zero raw": (lambda device: io.zero_raw(device, BAD), SECTOR),
 }
 
 
@@ -79,6 +78,17 @@ def test_somebody_else_can_answer_for_a_range(device: PmemDevice) -> None:
     assert device.capabilities(BAD_PAGE) == [
         Capability(BAD_PAGE, False, True, False, "as registered")
     ]
+
+
+def test_a_device_that_must_not_recover_says_so_before_anybody_tries(device: PmemDevice) -> None:
+    """R23, R41: the switch, and not the medium, is the reason."""
+    device.inject(BAD)
+    device.allows_recovery = False
+    assert device.capabilities(BAD_PAGE) == [
+        Capability(BAD_PAGE, False, False, True, "recovery is switched off")
+    ]
+    device.allows_recovery = True
+    assert device.capabilities(BAD_PAGE) == [Capability(BAD_PAGE, True, True, True, "")]
 
 
 @pytest.mark.parametrize("name", ATTEMPTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from daxmend.dax.api import Salvage
 from daxmend.errors import ChangedError
 from daxmend.extent import Extent, merged
 from daxmend.host.unknown import Unknown
-from daxmend.rescue.subject import Subject
+from daxmend.rescue.subject import Subject, iter_pieces
 from daxmend.rescue.target import FileExtent
 from daxmend.units import PAGE, SECTOR, align_up
 
@@ -39,7 +40,9 @@ class Disk:
         self.size = len(data)
         self.bad: set[int] = set()
         self.refuses: set[int] = set()
+        self.is_dax = False  # programs get nothing of a page with a bad sector, also behind the end
         self.clock = Clock()
+        self.note: Path | None = None
 
     def hurt(self, offset: int, length: int = SECTOR) -> None:
         for sector in range(offset // SECTOR, -(-(offset + length) // SECTOR)):
@@ -54,6 +57,9 @@ class DiskFile:
     identity = 7
     mtime_ns = 0
     is_touched = False
+    has_holes = True
+    mode = 0o600
+    owner = 0
 
     def __init__(self, disk: Disk, place: Path) -> None:
         self.disk = disk
@@ -61,7 +67,7 @@ class DiskFile:
         self.location = (place, b"")
         self.size = disk.size
         self.notices: list[str] = []
-        self.punched = False
+        self.keeps_the_tail = False  # a write says it is done, and what is behind the end is not
 
     def data(self) -> Iterator[Extent]:
         if self.size:
@@ -78,9 +84,22 @@ class DiskFile:
                 data[start : start + part.length] = bytes(part.length)
         return Salvage(data, merged(lost))
 
+    def pieces(self, extent: Extent) -> Iterator[tuple[Extent, memoryview | None]]:
+        return iter_pieces(extent, self.salvage(extent))
+
+    def unreadable(self, extent: Extent) -> Iterator[Extent]:
+        if not self.disk.is_dax:
+            return iter(self.salvage(extent).lost)
+        pages = sorted({sector * SECTOR // PAGE for sector in self.disk.bad})
+        found = [Extent(page * PAGE, PAGE).intersection(extent) for page in pages]
+        return (run for run in found if run.length)
+
     def validate(self) -> None:
         if self.disk.size != self.size:
             raise ChangedError("its size has changed")
+
+    def validate_free(self) -> None:
+        pass
 
     def is_same(self, other: Subject) -> bool:
         return isinstance(other, DiskFile) and other.disk is self.disk
@@ -88,11 +107,23 @@ class DiskFile:
     def extents(self) -> list[FileExtent] | Unknown:
         return [FileExtent(0, 0, len(self.disk.bytes), True)]
 
-    def shared(self, extent: Extent) -> bool:
-        return False
+    def is_same_as_path(self, path: str | os.PathLike[str]) -> bool:
+        return Path(path) == self.location[0]
+
+    def sharers(self, extents: list[Extent]) -> list[str]:
+        return []
+
+    def note_journal(self, path: Path | None) -> None:
+        self.disk.clock.step()
+        self.disk.note = path
+
+    def noted_journal(self) -> Path | None:
+        return self.disk.note
 
     def write(self, offset: int, data: bytes) -> int:
         end = offset + len(data)
+        if self.keeps_the_tail and end == self.size:
+            return len(data)
         whole = data + bytes(-len(data) % PAGE)
         if end == self.size and len(whole) > len(data):
             self.disk.clock.step()

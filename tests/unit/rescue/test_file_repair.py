@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from disk import Clock, Disk, DiskFile, Killed
 
+from daxmend.cli.repair_report import iter_lines
 from daxmend.errors import ChangedError, CorruptionError, DaxmendError, UsageError
 from daxmend.extent import Extent
 from daxmend.rescue import repairrun
-from daxmend.rescue.repair import State, lost_ranges
+from daxmend.rescue.repair import State, bad_ranges
 from daxmend.rescue.repairjournal import JournalPlace, RepairJournal
 from daxmend.rescue.repairplan import BadPage, Strategy, find_bad_pages, plan_file_repair
 from daxmend.rescue.repairrun import RepairReport
@@ -145,7 +146,7 @@ def test_a_page_that_cannot_be_written_stays_bad_and_the_others_heal_r17(bench: 
     states = {result.page.extent.offset: result.state for result in report.results}
     assert states.pop(2 * PAGE) is State.BAD
     assert set(states.values()) == {State.HEALED}
-    assert lost_ranges(report.results) == [Extent(2 * PAGE, PAGE)]
+    assert bad_ranges(report.results) == [Extent(2 * PAGE, PAGE)]
     bench.disk.refuses = set()
     report = bench.apply(Strategy.WRITE, with_copy=True)
     assert [result.state for result in report.results] == [State.HEALED]
@@ -224,6 +225,54 @@ def test_an_undo_keeps_what_was_written_since(bench: Bench) -> None:
 def test_there_is_nothing_to_take_back_without_a_journal(bench: Bench) -> None:
     with pytest.raises(UsageError, match="no journal"):
         bench.undo()
+
+
+# -- a page that cannot be read for what lies behind the end of the file (R10, R16) ---------
+
+TAIL = Extent(6 * PAGE, 700)
+
+
+@pytest.fixture
+def tail(bench: Bench) -> Bench:
+    """A file in DAX mode: every byte of it can be read from below, and its last page cannot."""
+    bench.disk = Disk(DATA)
+    bench.disk.is_dax = True
+    bench.disk.hurt(6 * PAGE + 3 * SECTOR)
+    assert not DiskFile(bench.disk, Path("x")).salvage(Extent(0, SIZE)).lost
+    return bench
+
+
+def test_a_last_page_that_fails_for_what_is_behind_the_end_is_planned(tail: Bench) -> None:
+    file, place = tail.opened()
+    assert find_bad_pages(file, quiet) == [BadPage(TAIL, [])]
+    tail.copy.disk.bytes[6 * PAGE : SIZE] = bytes(700)  # no hint that it was saved from a bad file
+    report = repairrun.plan(file, tail.copy, Strategy.WRITE, place, quiet)
+    assert [warning for warning in report.warnings if "zeros" in warning] == []
+    assert bad_ranges(report.results) == [TAIL]
+    (line, _, row, *_) = iter_lines("file", report)
+    assert "1 page cannot be read, with nothing lost in it" in line
+    assert "0 bytes from" in row
+    assert "700 kept" in row
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+def test_such_a_page_is_written_whole_and_can_be_read(tail: Bench, strategy: Strategy) -> None:
+    report = tail.apply(strategy, with_copy=strategy is Strategy.WRITE)
+    assert [result.state for result in report.results] == [State.HEALED]
+    assert (tail.content, tail.disk.bad) == (DATA, set())
+    assert tail.apply(strategy, with_copy=False).results == []
+    assert {result.state for result in tail.undo().results} == {State.UNDONE}
+    assert tail.content == DATA
+
+
+def test_a_repair_is_verified_through_the_file_and_not_only_below_it_r45(tail: Bench) -> None:
+    file, place = tail.opened()
+    file.keeps_the_tail = True
+    report = repairrun.apply(file, None, Strategy.ZERO, place, quiet, lambda _: None)
+    (result,) = report.results
+    assert result.state is State.BAD
+    assert "cannot be read through the file" in result.how
+    assert bad_ranges(report.results) == [TAIL]
 
 
 # -- the journal ---------------------------------------------------------------------------
@@ -420,3 +469,91 @@ def test_an_undo_that_was_stopped_anywhere_is_finished_by_another(tmp_path: Path
         for at in range(0, SIZE, 64):
             assert not is_good(at) or bench.disk.bytes[at] == DATA[at]
     assert count > 10
+
+
+# -- attacks -------------------------------------------------------------------------------
+
+
+def test_a_journal_with_the_only_good_bytes_is_not_hidden_by_a_later_repair(bench: Bench) -> None:
+    """It stays the last one: zeros for what it has would be a good byte lost."""
+    file, place = bench.opened()
+    write = file.write
+
+    def fail(offset: int, data: bytes) -> int:
+        if offset == 0:
+            bench.disk.hurt(5 * SECTOR)
+            raise OSError(5, "Input/output error")
+        return write(offset, data)
+
+    file.write = fail  # type: ignore[method-assign]
+    first = repairrun.apply(file, bench.copy, Strategy.WRITE, place, quiet, lambda _: None)
+    assert first.results[0].state is State.TORN
+    bench.disk.hurt(4 * PAGE)
+    file, place = bench.opened()
+    write = file.write
+    file.write = fail  # type: ignore[method-assign]
+    again = repairrun.apply(file, None, Strategy.ZERO, place, quiet, lambda _: None)
+    states = {result.page.extent.offset: result.state for result in again.results}
+    assert states[0] is State.TORN
+    assert states[4 * PAGE] is State.REFUSED
+    assert len(bench.journals) == 1
+    report = bench.apply(Strategy.ZERO, with_copy=False)
+    assert {result.state for result in report.results} == {State.HEALED}
+    assert bench.content[: 4 * PAGE] == DATA[: 4 * PAGE]
+    assert bench.disk.note is None
+
+
+def test_a_page_that_cannot_be_written_is_zeroed_first_r34(bench: Bench) -> None:
+    """A kernel whose writes never clear poison, and whose zeroing does."""
+    file, place = bench.opened()
+    write = file.write
+
+    def refuse(offset: int, data: bytes) -> int:
+        first = offset // SECTOR
+        if bench.disk.bad & set(range(first, first + -(-len(data) // SECTOR))):
+            raise OSError(5, "Input/output error")
+        return write(offset, data)
+
+    def zero(extent: Extent) -> str:
+        write(extent.offset, bytes(extent.length))
+        return "a verb"
+
+    file.write, file.zero = refuse, zero  # type: ignore[method-assign]
+    report = repairrun.apply(file, bench.copy, Strategy.WRITE, place, quiet, lambda _: None)
+    assert {result.state for result in report.results} == {State.HEALED}
+    assert {result.how for result in report.results} == {"a verb, then write"}
+    assert bench.content == DATA
+
+
+def test_a_page_whose_zeroing_worked_and_whose_write_did_not_is_told_and_finished(
+    bench: Bench,
+) -> None:
+    file, place = bench.opened()
+    write = file.write
+
+    def refuse(offset: int, data: bytes) -> int:
+        if offset == 0:
+            raise OSError(5, "Input/output error")
+        return write(offset, data)
+
+    def zero(extent: Extent) -> str:
+        write(extent.offset, bytes(extent.length))
+        return "a verb"
+
+    file.write, file.zero = refuse, zero  # type: ignore[method-assign]
+    report = repairrun.apply(file, bench.copy, Strategy.WRITE, place, quiet, lambda _: None)
+    assert report.results[0].state is State.TORN
+    assert "zeroing first" in report.results[0].how
+    assert bad_ranges(report.results)
+    assert bench.disk.note is not None
+    report = bench.apply(Strategy.WRITE, with_copy=True)
+    assert {result.state for result in report.results} == {State.HEALED}
+    assert bench.content == DATA
+
+
+def test_a_verb_that_lies_is_not_believed_r45(bench: Bench) -> None:
+    file, place = bench.opened()
+    file.write = lambda offset, data: len(data)  # type: ignore[method-assign]
+    report = repairrun.apply(file, bench.copy, Strategy.WRITE, place, quiet, lambda _: None)
+    assert {result.state for result in report.results} == {State.BAD}
+    assert all("still unreadable" in result.how for result in report.results)

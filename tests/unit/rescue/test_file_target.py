@@ -10,9 +10,12 @@ from daxmend.errors import BusyError, UsageError
 from daxmend.extent import Extent
 from daxmend.faults import Fault, FaultKind
 from daxmend.media.pool import Content
-from daxmend.rescue import FileTarget, Range, Target, locate, open_device_target, open_target
-from daxmend.rescue.target import inner_path
-from daxmend.stack import create, open_device, open_filesystem
+from daxmend.rescue.file import FileTarget
+from daxmend.rescue.opening import open_device_target, open_target
+from daxmend.rescue.target import Range, Target, inner_path, locate
+from daxmend.stack.device import open_device
+from daxmend.stack.filesystem import open_filesystem
+from daxmend.stack.pool import create
 from daxmend.units import MIB, PAGE, SECTOR
 
 SPARSE = [(0, 2), (4, 1), (9, 3)]  # page and number of pages of what is written

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from daxmend.errors import ChangedError, UsageError
 from daxmend.extent import Extent
+from daxmend.host import zeroing
+from daxmend.host.zeroing import ZeroVerb
 from daxmend.rescue.hostfile import HostFile
+from daxmend.rescue.reader import Reader
 from daxmend.rescue.subject import CHUNK
 from daxmend.rescue.subjectopening import open_subject
 from daxmend.units import MIB, PAGE
@@ -191,3 +194,34 @@ def test_what_is_no_file_is_refused(tmp_path: Path, pool_path: Path) -> None:
             open_subject(name)
     with pytest.raises(FileNotFoundError):
         open_subject(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(("user", "asked"), [(0, [Extent(512, 1024)]), (1000, [])])
+def test_blocks_below_are_zeroed_last_and_by_root_alone_r34(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int, asked: list[Extent]
+) -> None:
+    """Every other way fails; a range of a file widens to the disk's sectors."""
+
+    def fails(number: int) -> Callable[..., int]:
+        def function(*_: object) -> int:
+            raise OSError(number, os.strerror(number))
+
+        return function
+
+    done: list[Extent] = []
+    monkeypatch.setattr(zeroing, "zeroinit", fails(errno.ENOTTY))
+    monkeypatch.setattr(zeroing, "write_zeroes", fails(errno.EOPNOTSUPP))
+    monkeypatch.setattr(zeroing, "zeroout_below", lambda _, extent: done.append(extent))
+    monkeypatch.setattr(Reader, "write", fails(errno.EIO))
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    (tmp_path / "file").write_bytes(DATA[:PAGE])
+    file = HostFile(tmp_path / "file", "file", writable=True)
+    try:
+        if asked:
+            assert file.zero(Extent(600, 900)) == ZeroVerb.BLKZEROOUT
+        else:
+            with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                file.zero(Extent(600, 900))
+        assert done == asked
+    finally:
+        file.close()

@@ -11,8 +11,9 @@ from daxmend.dax.api import AccessMode, ExposedMemory
 from daxmend.errors import UsageError
 from daxmend.events import Event, PoisonConsumed
 from daxmend.extent import Extent
+from daxmend.host.siginfo import BusCode
 from daxmend.pmem.device import PmemDevice
-from daxmend.rescue import (
+from daxmend.rescue.recovery_range import (
     BusError,
     IoFailure,
     MappedRange,
@@ -20,7 +21,6 @@ from daxmend.rescue import (
     narrow_range,
     recovery_range,
 )
-from daxmend.rescue.recovery_range import BUS_ADRERR, BUS_MCEERR_AR
 from daxmend.units import KIB, MIB, PAGE, SECTOR
 
 MAPPING = MappedRange(address=0x7F0000200000, length=8 * MIB, offset=16 * PAGE)
@@ -30,22 +30,25 @@ def bus_error(code: int, into: int, lsb: int = 0, mapping: MappedRange = MAPPING
     return BusError(code, mapping.address + into, lsb, mapping)
 
 
-def test_an_address_error_is_the_mappings_page_r26() -> None:
-    assert recovery_range(bus_error(BUS_ADRERR, 3 * PAGE + 17)) == Extent(19 * PAGE, PAGE)
+@pytest.mark.parametrize("lsb", [0, 12, 21, 63])
+def test_an_address_error_is_the_mappings_page_r26(lsb: int) -> None:
+    """Whatever `si_addr_lsb` holds then: the kernel sets it for machine checks alone."""
+    event = bus_error(BusCode.BUS_ADRERR, 3 * PAGE + 17, lsb)
+    assert recovery_range(event) == Extent(19 * PAGE, PAGE)
 
 
 @pytest.mark.parametrize(("lsb", "length"), [(6, PAGE), (12, PAGE), (13, 2 * PAGE), (21, 2 * MIB)])
 def test_a_machine_check_is_as_wide_as_it_says_and_never_less_than_a_page_r26(
     lsb: int, length: int
 ) -> None:
-    found = recovery_range(bus_error(BUS_MCEERR_AR, 2 * MIB + 5 * PAGE + 1, lsb))
+    found = recovery_range(bus_error(BusCode.BUS_MCEERR_AR, 2 * MIB + 5 * PAGE + 1, lsb))
     start = (2 * MIB + 5 * PAGE) // length * length
     assert found == Extent(start + MAPPING.offset, length)
 
 
 def test_the_range_ends_where_the_mapping_ends_r26() -> None:
     mapping = MappedRange(address=0x7F0000000000 + PAGE, length=3 * PAGE, offset=0)
-    found = recovery_range(bus_error(BUS_MCEERR_AR, 0, 21, mapping))
+    found = recovery_range(bus_error(BusCode.BUS_MCEERR_AR, 0, 21, mapping))
     assert found == Extent(0, 3 * PAGE)
 
 
@@ -57,11 +60,11 @@ def test_an_io_failure_is_its_blocks_widened_to_pages_r26() -> None:
 @pytest.mark.parametrize(
     "event",
     [
-        bus_error(BUS_ADRERR, -1),
-        bus_error(BUS_ADRERR, MAPPING.length),
+        bus_error(BusCode.BUS_ADRERR, -1),
+        bus_error(BusCode.BUS_ADRERR, MAPPING.length),
         bus_error(1, 0),
-        bus_error(BUS_MCEERR_AR, 0, 0),
-        bus_error(BUS_MCEERR_AR, 0, 63),
+        bus_error(BusCode.BUS_MCEERR_AR, 0, 0),
+        bus_error(BusCode.BUS_MCEERR_AR, 0, 63),
     ],
 )
 def test_what_tells_of_no_memory_in_the_mapping_is_refused(event: BusError) -> None:
@@ -129,6 +132,6 @@ def test_a_fault_that_no_medium_made_is_no_range_to_recover(
     segv = _native.MemoryFault(0, exposed.address, signal.SIGSEGV, 2)
     with pytest.raises(UsageError, match="no failure of a medium"):
         consume_fault(device, segv, mapping)
-    elsewhere = _native.MemoryFault(0, exposed.address - 1, signal.SIGBUS, BUS_ADRERR)
+    elsewhere = _native.MemoryFault(0, exposed.address - 1, signal.SIGBUS, BusCode.BUS_ADRERR)
     with pytest.raises(UsageError, match="is not in the"):
         consume_fault(device, elsewhere, mapping)

@@ -9,8 +9,9 @@ from daxmend.errors import TruncatedError
 from daxmend.events import CopyHealed, Event, EventHub
 from daxmend.extent import Extent
 from daxmend.faults import Fault, FaultKind
-from daxmend.rescue import open_target
-from daxmend.stack import create, open_device
+from daxmend.rescue.opening import open_target
+from daxmend.stack.device import open_device
+from daxmend.stack.pool import create
 
 MIB = 1 << 20
 

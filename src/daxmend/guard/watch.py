@@ -1,0 +1,225 @@
+"""`watch`: any code works on mapped memory, and what faulted is an exception at the end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from types import TracebackType
+from typing import Self
+
+from daxmend import _native
+from daxmend.errors import FaultError, UnknownStateError, UsageError
+from daxmend.extent import Extent
+from daxmend.guard.cause import error_of, mark_beyond
+from daxmend.guard.probe import probe_region
+from daxmend.guard.region import Region, find_region, pages_of
+from daxmend.guard.trap import Done, Entry, Fault, merged_faults, unpack_entries
+from daxmend.host.siginfo import code_name
+
+
+class Watch:
+    """A guard over the pages of a buffer that shows a mapped file, for a `with` block.
+
+    Inside the block, a load or store of any code and any thread that faults in these pages finds
+    zeros instead, and goes on; stores to such a page are lost. Leaving the block maps the file back
+    and raises `MediaError` (`TruncatedError`, if all of it lies past the end of the file), whose
+    `ranges` has every range, in bytes of the file; pages count as a whole. A block that ended in an
+    exception raises the fault, with that as its context; but for `KeyboardInterrupt` and its like,
+    which go through. So does what does not touch the pages.
+
+    A system call on a bad page (`os.write(fd, array)`) gives EFAULT and no signal. If that ends the
+    block, the pages are asked, and the fault is raised in its place.
+
+    What cannot be kept exact: over 16,384 faults in memory mapped read-only, the good pages between
+    bad ones show what they held then, and no later change, until `refresh`; and where the kernel's
+    limit of mappings is reached, good pages are zeros too: `unknown` and the exception say so.
+
+    May be entered again, not twice at a time; watches of others may overlap it: each is told, also
+    of what others met before and have not mapped back.
+    """
+
+    def __init__(self, buffer: object) -> None:
+        """`UsageError` for memory without a file; `UnsupportedError`: see `Region`."""
+        address, length = pages_of(buffer)
+        name = getattr(buffer, "filename", None)  # numpy.memmap and Mapping have it
+        region = find_region(buffer, address, length, None if name is None else os.fspath(name))
+        self._setup(buffer, region, address, length)
+
+    @classmethod
+    def over(cls, region: Region, address: int, length: int) -> Self:
+        """The same for whole pages of a region that is known: cheaper."""
+        self = cls.__new__(cls)
+        self._setup(region.owner, region, address, length)
+        return self
+
+    def _setup(self, buffer: object, region: Region, address: int, length: int) -> None:
+        self._buffer = buffer
+        self._pin: memoryview | None = None  # nobody unmaps what is watched
+        self._region = region
+        self._within = Extent(address - region.address, length)
+        self._is_active = False
+        self._faults: list[Fault] = []
+        self._unknown: list[Extent] = []
+        self._dirty: list[Extent] = []  # of the region: does not show the file
+        self._make_trap()
+
+    def _make_trap(self) -> None:
+        self._read = 0  # entries
+        self._last = Entry(0, 0, 0, 0)  # of those: it can still grow
+        region, within = self._region, self._within
+        self._trap = _native.Watch(
+            region.address + within.offset,
+            within.length,
+            region.protection,
+        )
+
+    @property
+    def region(self) -> Region:
+        """The pages' mapping, for `over`."""
+        return self._region
+
+    # -- the block -------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        if self._is_active:
+            raise UsageError("this guard is active already; make another one")
+        if self._faults:
+            self._faults, self._unknown = [], []
+        pin = _pinned(self._buffer)
+        self._trap.start()
+        self._pin = pin
+        self._is_active = True
+        self._region.users += 1
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        has_faults = self._trap.stop()
+        try:
+            if has_faults or kind is not None:
+                self._leave(error)
+        finally:
+            self._is_active = False
+            self._region.users -= 1
+            if self._pin is not None:
+                self._pin.release()
+
+    def _leave(self, error: BaseException | None) -> None:
+        self._take()
+        self._show_file()
+        if self._read:
+            self._make_trap()  # the list of the old one is long, perhaps
+        if not self._faults and _is_refused_call(error):
+            self._faults = probe_region(self._region, self._within)
+        is_other = error is not None and not isinstance(error, Exception)
+        if self._faults and not is_other and not isinstance(error, FaultError):
+            raise error_of(self._region.source, self._faults, self._unknown) from error
+
+    # -- what was met ----------------------------------------------------------------------
+
+    @property
+    def faults(self) -> list[Fault]:
+        """What faulted since the block was entered, or `refresh` was called; ascending.
+
+        In bytes of the file. Of a block that has ended: what was raised.
+        """
+        self._take()
+        return list(self._faults)
+
+    @property
+    def unknown(self) -> list[Extent]:
+        """Where good pages were zeros too, in bytes of the file; see the class."""
+        self._take()
+        return list(self._unknown)
+
+    def refresh(self) -> list[Fault]:
+        """Show the file again where there are zeros, after a repair; returns what is still bad.
+
+        What can be read by now is forgotten, and does not raise at the end of the block. Raises
+        `UnknownStateError` if the file cannot be mapped back; nothing is forgotten then.
+        """
+        self._take()
+        self._show_file()
+        before, self._faults, self._unknown = self._faults, [], []
+        for fault in before:
+            inside = fault.extent.shifted(-self._region.offset)
+            self._faults += probe_region(self._region, inside)
+        self._faults = merged_faults(self._faults)
+        return list(self._faults)
+
+    def _take(self) -> None:
+        """Read what the trap has done since the last time."""
+        first = max(self._read - 1, 0)  # the last one can have grown
+        entries = list(unpack_entries(self._trap.read(first)))
+        if not entries:
+            return
+        self._read = first + len(entries)
+        again, self._last = self._last, entries[-1]
+        if (again.offset, again.done) == (entries[0].offset, entries[0].done):
+            grown = entries[0].length - again.length
+            entries[0] = again._replace(offset=again.offset + again.length, length=grown)
+        self._note([entry for entry in entries if entry.length])
+
+    def _note(self, entries: list[Entry]) -> None:
+        region, shift = self._region, self._within.offset
+        faults: list[Fault] = []
+        unknown: list[Extent] = []
+        for entry in entries:
+            place = Extent(entry.offset + shift, entry.length)
+            self._dirty.append(place)
+            where = place.shifted(region.offset)
+            if entry.done == Done.UNKNOWN:
+                unknown.append(where)
+            elif entry.done != Done.COPIED:
+                code = code_name(signal.SIGBUS, entry.code)
+                faults.append(Fault(*where, code))
+        self._dirty = _united(self._dirty)
+        self._unknown = _united([*self._unknown, *unknown])
+        self._faults = merged_faults([*self._faults, *mark_beyond(region.source, faults)])
+
+    def _show_file(self) -> None:
+        """Map the file back; at the limit of mappings all of it at once."""
+        region = self._region
+        try:
+            try:
+                for extent in self._dirty:
+                    region.restore(*extent)
+            except OSError as error:
+                if error.errno != errno.ENOMEM:
+                    raise
+                region.restore_all(self._dirty)
+        except OSError as error:
+            raise UnknownStateError(
+                f"{region.source.name}: zeros stand in the memory, and cannot be replaced by the "
+                f"file: {error.strerror}; unmap the memory, or end this process"
+            ) from error
+        self._dirty = []
+        self._trap.settle(self._read, self._last.length)
+
+
+def _is_refused_call(error: BaseException | None) -> bool:
+    """Whether a system call may have met a bad page: numpy tells of a short write, and no errno."""
+    return isinstance(error, OSError) and error.errno in (errno.EFAULT, None)
+
+
+def _pinned(buffer: object) -> memoryview | None:
+    """A view; None for an array, which keeps its mapping itself. `ValueError` for a closed one."""
+    if hasattr(buffer, "__array_interface__"):
+        return None
+    return memoryview(buffer)  # type: ignore[arg-type]  # that is what is asked
+
+
+def _united(extents: list[Extent]) -> list[Extent]:
+    """Ascending, and what touches or overlaps as one."""
+    found: list[Extent] = []
+    for extent in sorted(extents):
+        if found and extent.offset <= found[-1].end:
+            found[-1] = Extent.between(found[-1].offset, max(found[-1].end, extent.end))
+        else:
+            found.append(extent)
+    return found

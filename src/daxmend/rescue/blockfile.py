@@ -1,0 +1,201 @@
+"""A block device as a subject: a disk, a partition, `/dev/pmemN`; it is lost by sectors."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from daxmend.dax.api import Salvage
+from daxmend.errors import BusyError, ChangedError
+from daxmend.extent import Extent
+from daxmend.host import zeroing
+from daxmend.host.mountinfo import iter_mounts
+from daxmend.host.topology import find_block_device, holders
+from daxmend.host.unknown import Unknown
+from daxmend.host.zeroing import ZeroVerb
+from daxmend.rescue.hostfile import open_to_read, open_to_write
+from daxmend.rescue.knownbad import KnownBad
+from daxmend.rescue.reader import BAD_ERRNOS, Reader
+from daxmend.rescue.subject import Subject, iter_lost
+from daxmend.rescue.target import FileExtent
+
+
+class BlockFile:
+    """Implements `Subject`. To be written it must be nobody's: a mounted device is refused."""
+
+    is_touched = False  # a device does not tell
+    mtime_ns = None
+    has_holes = False
+    mode = 0o600  # of a copy: whoever could read the device could read every file on it
+
+    def __init__(self, path: Path, name: str, *, writable: bool = False) -> None:
+        self.name = name
+        self.notices: list[str] = []
+        self.location = (path, b"")
+        self._path = path
+        if writable:
+            _validate_unused(os.stat(path).st_rdev, name)
+        # O_EXCL is not "make it" here: the kernel refuses it while anybody has claimed the device.
+        opened = open_to_write(path, name, os.O_EXCL) if writable else open_to_read(path, name)
+        self._fd = opened
+        self._is_claimed = writable
+        self._stat = os.fstat(opened)
+        self.size = os.lseek(opened, 0, os.SEEK_END)
+        self._reader = Reader(opened, name, self.size, os.O_RDWR if writable else os.O_RDONLY)
+        self.grain = self._reader.grain
+        self._known = KnownBad(path, self.grain)
+
+    def data(self) -> Iterator[Extent]:
+        """See `Subject`: all of it."""
+        if self.size:
+            yield Extent(0, self.size)
+
+    def salvage(self, extent: Extent) -> Salvage:
+        """See `Subject`."""
+        return self._reader.salvage(extent)
+
+    def pieces(self, extent: Extent) -> Iterator[tuple[Extent, memoryview | None]]:
+        """See `Subject`."""
+        for part, got in self._reader.pieces(extent, self._known.within(extent)):
+            if got is None:
+                self._known.ask()
+            yield part, got
+
+    def unreadable(self, extent: Extent) -> Iterator[Extent]:
+        """See `Subject`."""
+        return iter_lost(self.pieces(extent))
+
+    # -- what it is ------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """See `Subject`."""
+        try:
+            named = os.stat(self._path)
+        except FileNotFoundError:
+            raise ChangedError(f"{self.name} was removed meanwhile") from None
+        if not self._is(named):
+            raise ChangedError(f"{self.name} is another device now; begin again")
+        size = os.lseek(self._fd, 0, os.SEEK_END)
+        if size != self.size:
+            raise ChangedError(f"{self.name} had {self.size} bytes and now has {size}; begin again")
+
+    def validate_free(self) -> None:
+        """See `Subject`. Asks for itself alone what only an open for writing claims."""
+        _validate_unused(self._stat.st_rdev, self.name)
+        if self._is_claimed:
+            return
+        try:
+            os.close(os.open(self._path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            raise _busy(self.name, "mounted, or part of another device") from None
+
+    def _is(self, other: os.stat_result) -> bool:
+        return stat.S_ISBLK(other.st_mode) and other.st_rdev == self._stat.st_rdev
+
+    def is_same(self, other: Subject) -> bool:
+        """See `Subject`."""
+        return isinstance(other, BlockFile) and self._is(other._stat)
+
+    def is_same_as_path(self, path: str | os.PathLike[str]) -> bool:
+        """See `Subject`."""
+        try:
+            return self._is(os.stat(path))
+        except OSError:
+            return False
+
+    @property
+    def owner(self) -> int:
+        """See `Subject`."""
+        return self._stat.st_uid
+
+    @property
+    def identity(self) -> int:
+        """See `Subject`: the number of the device."""
+        return self._stat.st_rdev
+
+    def extents(self) -> list[FileExtent] | Unknown:
+        """See `Subject`: it lies on itself."""
+        return [FileExtent(0, 0, self.size, True)]
+
+    def sharers(self, extents: list[Extent]) -> list[str]:
+        """See `Subject`: nobody else has it."""
+        return []
+
+    def note_journal(self, path: Path | None) -> None:
+        """See `Subject`: a device keeps no notes."""
+
+    def noted_journal(self) -> Path | None:
+        """See `Subject`."""
+        return None
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def write(self, offset: int, data: bytes) -> int:
+        """See `Subject`."""
+        return self._reader.write(offset, data)
+
+    def zero(self, extent: Extent) -> str:
+        """See `Subject`: BLKZEROOUT, else writing zeros."""
+        try:
+            zeroing.block_zeroout(self._fd, extent)
+            self.sync()
+            now = self.salvage(extent)
+            if not now.lost and not any(now.data):
+                return ZeroVerb.BLKZEROOUT.value
+        except OSError as error:
+            if error.errno not in zeroing.MISSING and error.errno not in BAD_ERRNOS:
+                raise
+        self.write(extent.offset, bytes(extent.length))
+        return ZeroVerb.WRITE.value
+
+    def punch(self, extent: Extent) -> None:
+        """See `Subject`: there is nobody to give blocks back to."""
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    def restore_size(self, size: int) -> None:
+        """See `Subject`: a write never changes it."""
+
+    def sync(self) -> None:
+        """See `Subject`."""
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """See `Subject`."""
+        self._reader.close()
+        os.close(self._fd)
+
+
+def _validate_unused(number: int, name: str) -> None:
+    """Raise `BusyError` where a mount has the device, or one that lies on it; it is named."""
+    user = _find_user(number)
+    if user is not None:
+        raise _busy(name, user)
+
+
+def _find_user(number: int) -> str | None:
+    """What has the device; None if nothing that can be named has."""
+    mounted = next((each for each in iter_mounts() if each.device == number), None)
+    if mounted is not None:
+        return f"mounted at {mounted.mount_point}"
+    device = find_block_device(number)
+    for above in [] if isinstance(device, Unknown) else holders(device):
+        found = find_block_device(above)
+        if isinstance(found, Unknown):
+            continue
+        user = _find_user(above)
+        if user is None and (found.directory / "partition").exists():
+            continue  # a partition that nobody uses
+        return f"below {found.node}" + (f", which is {user}" if user else "")
+    return None
+
+
+def _busy(name: str, user: str) -> BusyError:
+    return BusyError(
+        f"{name} is {user}: what is written to it now would go past whoever has it; unmount or "
+        "remove that first, or repair the files, or the mount point, instead"
+    )

@@ -1,0 +1,383 @@
+"""Salvage and repair of real ext4 and XFS on a loop device whose disk is a raw mount: EIO comes
+through a real file system, and goes when a repair writes."""
+
+import contextlib
+import json
+import os
+import pty
+import random
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from filemount import Files
+from rawmount import PAGE, SECTOR, Ran, cli, in_child, program, wait
+
+import daxmend.cli
+from daxmend.errors import ChangedError
+from daxmend.host.fiemap import file_extents
+from daxmend.host.unknown import Unknown
+from daxmend.rescue import hostfile, repairrun
+from daxmend.rescue.repairjournal import JournalPlace
+from daxmend.rescue.repairplan import Strategy
+from daxmend.rescue.subjectopening import open_subject
+
+pytestmark = [
+    pytest.mark.timeout(150, method="signal"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="losetup and mount need root"),
+]
+
+SIZE = 40 * PAGE + 700
+DATA = random.Random(9).randbytes(SIZE)
+BAD = [(2 * PAGE + SECTOR, SECTOR), (5 * PAGE, PAGE), (40 * PAGE, SECTOR)]
+
+
+class Disk(NamedTuple):
+    """A mounted file system, its loop device, and the mount of the disk below."""
+
+    files: Files
+    loop: Path
+    directory: Path
+
+    def make(self, name: str) -> Path:
+        path = self.directory / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(DATA)
+        os.sync()
+        return path
+
+    def hurt(self, path: Path, bad: list[tuple[int, int]] = BAD) -> None:
+        """Make ranges of the file bad on the disk."""
+        fd = os.open(path, os.O_RDONLY)
+        extents = file_extents(fd)
+        os.close(fd)
+        assert isinstance(extents, list)
+        for offset, length in bad:
+            place = next(e for e in extents if e.offset <= offset < e.offset + e.length)
+            sector = (place.device_offset + offset - place.offset) // SECTOR
+            self.files.write_control("badblocks", f"{sector} {length // SECTOR}\n")
+
+    def umount(self) -> None:
+        assert program("umount", self.directory).status == 0
+
+
+@contextlib.contextmanager
+def loop_disk(files: Files, fstype: str, *options: str) -> Iterator[Disk]:
+    if not os.path.exists("/dev/loop-control") or shutil.which(f"mkfs.{fstype}") is None:
+        pytest.skip(f"loop devices and mkfs.{fstype} are needed")
+    files.must_umount()
+    files.pool.unlink()
+    size = "320M" if fstype == "xfs" else "32M"  # what mkfs.xfs wants at least
+    made = cli("create", files.pool, "--size", size, "--raw", "--durability", "process")
+    assert made.status == 0, made
+    mounted = cli("mount", "--raw", "-o", "open=direct", files.pool, files.mountpoint)
+    assert mounted.status == 0, mounted
+    directory = files.base / "fs"
+    directory.mkdir()
+    ran = program("losetup", "--find", "--show", "--direct-io=on", files.mountpoint / "device")
+    if ran.status:
+        pytest.skip(f"losetup: {ran.err.strip()}")
+    loop = Path(ran.out.strip())
+    try:
+        done = program(f"mkfs.{fstype}", "-q", *options, loop)
+        assert done.status == 0, done
+        done = program("mount", "-t", fstype, loop, directory)
+        if done.status:
+            pytest.skip(f"{fstype} cannot be mounted here: {done.err.strip()}")
+        try:
+            yield Disk(files, loop, directory)
+        finally:
+            program("umount", "-l", directory)
+    finally:
+        program("losetup", "--detach", loop)
+
+
+@pytest.fixture(params=["ext4", "xfs"])
+def disk(files: Files, request: pytest.FixtureRequest) -> Iterator[Disk]:
+    with loop_disk(files, request.param) as made:
+        yield made
+
+
+as_root = pytest.mark.parametrize(("user", "open_mode"), [("root", "direct")], indirect=True)
+
+
+def ask(*arguments: object, status: int = 0) -> dict[str, Any]:
+    ran = cli(*arguments, "--json")
+    assert ran.status == status, ran
+    found = json.loads(ran.out)
+    assert isinstance(found, dict)
+    return found
+
+
+def refused(ran: Ran, status: int, *words: str) -> None:
+    assert ran.status == status, ran
+    for word in words:
+        assert word in ran.err, ran
+
+
+def states(found: dict[str, Any]) -> dict[int, str]:
+    return {page["offset"]: page["state"] for page in found["pages"]}
+
+
+def without(found: dict[str, Any]) -> bytes:
+    rest = bytearray(DATA)
+    for run in found["ranges"]:
+        rest[run["offset"] : run["offset"] + run["length"]] = bytes(run["length"])
+    return bytes(rest)
+
+
+def cut_off(path: Path, seconds: int = 0) -> bytes:
+    """The bytes of the file, past the page cache."""
+    fd = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+    return path.read_bytes()
+
+
+@as_root
+def test_a_file_is_saved_and_repaired_in_each_way(disk: Disk) -> None:
+    path = disk.make("file")
+    copy, out = disk.files.base / "copy", disk.files.base / "out"
+    copy.write_bytes(DATA)
+    disk.hurt(path)
+    found = ask("salvage", path, "-o", out, "--mapfile", disk.files.base / "map", status=4)
+    assert found["lost"] <= 3 * PAGE
+    assert out.read_bytes() == without(found)
+    for source in (["--from", copy], ["--zero"], ["--punch", "--from", copy]):
+        plan = ask("repair", path, *source, status=4)
+        assert set(states(plan)) == {2 * PAGE, 5 * PAGE, 40 * PAGE}
+        done = ask("repair", path, *source, "--apply")
+        assert set(states(done).values()) == {"healed"}, done
+        if source[0] != "--punch":
+            assert done["extents_changed"] is False
+        assert path.stat().st_size == SIZE
+        assert cut_off(path) == (DATA if "--from" in source else without(plan))
+        ask("repair", path, "--undo")
+        if source[0] == "--punch":
+            break  # the bad blocks may be anywhere now
+        disk.files.write_control("badblocks", "")
+        path.write_bytes(DATA)
+        os.sync()
+        disk.hurt(path)
+    assert not [name for name in os.listdir(disk.directory) if "daxmend-repair" in name]
+
+
+@as_root
+def test_every_damaged_file_of_a_mount_is_saved_and_repaired_from_a_backup(disk: Disk) -> None:
+    names = ["one", "deep/er/two", "new\nline"]
+    paths = [disk.make(name) for name in names]
+    disk.make("whole")
+    backup = disk.files.base / "backup"
+    for name in [*names, "whole"]:
+        (backup / name).parent.mkdir(exist_ok=True, parents=True)
+        (backup / name).write_bytes(DATA)
+    for path in paths:
+        disk.hurt(path)
+    out = disk.files.base / "saved"
+    found = ask(
+        "salvage", disk.directory, "-o", out, "--mapfile", disk.files.base / "maps", status=4
+    )
+    assert sorted(each["target"] for each in found["files"]) == sorted(map(str, paths))
+    for each in found["files"]:
+        assert Path(each["output"]).read_bytes() == without(each)
+        assert Path(each["output"]).relative_to(out) == Path(each["target"]).relative_to(
+            disk.directory
+        )
+    assert not (out / "whole").exists()
+    before = {path: path.stat().st_mtime_ns for path in paths}
+    found = ask("repair", disk.directory, "--from", backup, status=4)
+    assert {path: path.stat().st_mtime_ns for path in paths} == before
+    (backup / "one").rename(backup / "gone")
+    found = ask("repair", disk.directory, "--from", backup, "--apply", status=8)
+    assert sum("error" in each for each in found["files"]) == 1
+    assert [cut_off(path) for path in paths[1:]] == [DATA, DATA]
+    (backup / "gone").rename(backup / "one")
+    found = ask("repair", disk.directory / "deep", "--from", backup / "deep", "--apply")
+    assert found["files"] == []
+    ran = cli("repair", disk.directory, "--from", backup, "--apply")
+    assert ran.status == 0, ran
+    assert all(cut_off(path) == DATA for path in paths)
+    refused(cli("salvage", disk.directory, "-o", disk.directory / "x"), 16, "is damaged")
+    refused(cli("repair", disk.directory, "--from", backup / "one"), 16, "no directory")
+    refused(cli("repair", disk.directory, "--undo"), 16, "of one file")
+
+
+@as_root
+@pytest.mark.parametrize("rmapbt", [0, 1])
+def test_the_other_owners_of_shared_blocks_are_named_before_anything_is_written(
+    files: Files, rmapbt: int
+) -> None:
+    with loop_disk(files, "xfs", "-m", f"reflink=1,rmapbt={rmapbt}") as disk:
+        path = disk.make("file")
+        other = disk.directory / "other"
+        ran = program("cp", "--reflink=always", path, other)
+        if ran.status:
+            pytest.skip(f"no reflink: {ran.err}")
+        disk.make("apart")
+        os.sync()
+        copy = files.base / "copy"
+        copy.write_bytes(DATA)
+        disk.hurt(path)
+        ran = cli("repair", path, "--from", copy)
+        refused(ran, 4, "reflink", str(other), "repair each of them")
+        assert "apart" not in ran.err
+        done = ask("repair", path, "--from", copy, "--apply")
+        assert done["extents_changed"] is True
+        assert str(other) in " ".join(done["warnings"])
+        assert cut_off(path) == DATA
+        found = ask("repair", other, "--from", path, "--apply")
+        assert set(states(found).values()) == {"healed"}
+        assert cut_off(other) == DATA
+
+
+@as_root
+def test_a_block_device_is_saved_and_repaired_when_nobody_has_it(files: Files) -> None:
+    with loop_disk(files, "ext4") as disk:
+        path = disk.make("file")
+        disk.hurt(path, BAD[:2])
+        for words in ((), ("--apply",), ("--undo",)):  # a plan, too, would be none
+            source = () if "--undo" in words else ("--zero",)
+            ran = cli("repair", disk.loop, *source, *words)
+            refused(ran, 8, f"is mounted at {disk.directory}", "repair the files")
+        disk.umount()
+        second = program("losetup", "--find", "--show", disk.loop).out.strip()
+        refused(cli("repair", disk.loop, "--zero"), 8, f"is below {second}")
+        assert program("mount", second, disk.directory).status == 0
+        refused(cli("repair", disk.loop, "--zero", "--apply"), 8, f"below {second}, which is moun")
+        disk.umount()
+        assert program("losetup", "--detach", second).status == 0
+        image = files.base / "image"
+        found = ask("salvage", disk.loop, "-o", image, status=4)
+        assert found["lost"] == SECTOR + PAGE
+        assert image.stat().st_mode & 0o777 == 0o600
+        assert image.stat().st_size == found["size"]
+        refused(
+            cli("repair", disk.loop, "--punch", "--apply", "--journal", files.base), 16, "device"
+        )
+        done = ask("repair", disk.loop, "--zero", "--apply", "--journal", files.base)
+        assert set(states(done).values()) == {"healed"}
+        assert files.badblocks == ""
+        assert ask("salvage", disk.loop, "-o", files.base / "again")["lost"] == 0
+        assert (files.base / "again").read_bytes() == image.read_bytes()
+        ask("repair", disk.loop, "--undo", "--journal", files.base)
+
+
+@as_root
+def test_a_truncated_file_is_said_to_be_shorter_than_its_copy(disk: Disk) -> None:
+    path, copy = disk.make("file"), disk.files.base / "copy"
+    copy.write_bytes(DATA)
+    os.truncate(path, 10 * PAGE)
+    ran = cli("repair", path, "--from", copy)
+    refused(ran, 0, "truncated", "does not make it longer")
+    mapfile = disk.files.base / "map"
+    mapfile.write_text(f"0 + 1\n0 {SIZE} ?\n")
+    (disk.files.base / "out").write_bytes(b"")
+    ran = cli("salvage", path, "-o", disk.files.base / "out", "--mapfile", mapfile)
+    refused(ran, 16, "became shorter")
+
+
+@as_root
+def test_what_a_dax_file_loses_by_pages_is_read_by_sectors_below_r33(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No DAX here: the file is taken for one that is, and gives nothing of a bad page."""
+    path = disk.make("file")
+    disk.hurt(path, BAD[:2])
+    monkeypatch.setattr(hostfile, "is_dax", lambda fd: True)
+    out = disk.files.base / "out"
+    found = ask("salvage", path, "-o", out, status=4)
+    assert [(run["offset"], run["length"]) for run in found["ranges"]] == BAD[:2]
+    assert out.read_bytes() == without(found)
+    monkeypatch.setattr(hostfile, "open_below", lambda fd, path: Unknown("Permission denied"))
+    ran = cli("salvage", path, "-o", out, "--overwrite", "--json")
+    refused(ran, 4, "by whole pages", "as root more may be saved")
+    pages = [(2 * PAGE, PAGE), (5 * PAGE, PAGE)]
+    assert [(run["offset"], run["length"]) for run in json.loads(ran.out)["ranges"]] == pages
+
+
+@as_root
+@pytest.mark.parametrize("dax", [False, True])
+def test_a_last_page_that_fails_for_what_is_behind_the_end_is_repaired_r16(
+    files: Files, dax: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every byte of the file can be saved, and yet read(2) gives EIO: it is not clean."""
+    with loop_disk(files, "ext4", "-b", "4096") as disk:
+        path = disk.make("file")
+        tail, behind = 40 * PAGE, 40 * PAGE + 3 * SECTOR
+        disk.hurt(path, [(behind, SECTOR)])
+        monkeypatch.setattr(hostfile, "is_dax", lambda fd: dax)
+        with pytest.raises(OSError, match="Input/output"):
+            cut_off(path)
+        assert ask("locate", path, status=4)["ranges"][0]["offset"] == behind
+        for name in (disk.directory, disk.loop):
+            (found,) = ask("locate", name, status=4)["ranges"]
+            assert (found["path"], found["file_offset"]) == (str(path), behind)
+        ran = cli("list", path)
+        refused(ran, 4, f"ends at byte {SIZE}", "in its last page")
+        assert ask("salvage", path, "-o", files.base / "saved")["lost"] == 0
+        assert (files.base / "saved").read_bytes() == DATA
+        plan = ask("repair", path, "--zero", status=4)
+        assert states(plan) == {tail: "planned"}
+        assert plan["ranges"] == [{"offset": tail, "length": 700}]
+        done = ask("repair", path, "--zero", "--apply")
+        assert states(done) == {tail: "healed"}
+        assert done["extents_changed"] is False
+        assert cut_off(path) == DATA
+        assert ask("list", path)["badblocks"] == []
+        assert states(ask("repair", path, "--undo")) == {tail: "undone"}
+        assert cut_off(path) == DATA
+
+
+@as_root
+def test_a_bar_is_shown_on_a_terminal_and_nothing_in_a_pipe(disk: Disk) -> None:
+    path, out = disk.make("file"), disk.files.base / "out"
+    ran = cli("salvage", path, "-o", out)
+    assert (ran.status, ran.err) == (0, "")
+    controller, terminal = pty.openpty()
+
+    def body() -> None:
+        os.dup2(terminal, 2)
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+        os._exit(daxmend.cli.run(["salvage", str(path), "-o", str(out), "--overwrite"]))
+
+    assert wait(in_child(body)) == 0
+    assert b"100%" in os.read(controller, 4096)
+
+
+def grow(path: Path) -> None:
+    os.truncate(path, SIZE + 1)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, PAGE)
+
+
+def replace(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(DATA)
+    other.replace(path)
+
+
+@as_root
+@pytest.mark.parametrize("change", [grow, cut, replace])
+def test_a_file_that_somebody_changes_while_it_is_repaired_is_left_alone(
+    disk: Disk, change: Callable[[Path], None]
+) -> None:
+    """After the plan and before the journal: nothing is written."""
+    path, copy = disk.make("file"), disk.files.base / "copy"
+    copy.write_bytes(DATA)
+    disk.hurt(path, BAD[:1])
+    subject, source = open_subject(path, writable=True), open_subject(copy)
+    before = disk.files.badblocks
+    place = JournalPlace(subject, None)
+    with pytest.raises(ChangedError):
+        repairrun.apply(
+            subject, source, Strategy.WRITE, place, lambda _: None, lambda _: change(path)
+        )
+    assert disk.files.badblocks == before
+    assert not [name for name in os.listdir(disk.directory) if "daxmend-repair" in name]
+    subject.close()
+    source.close()
