@@ -39,9 +39,9 @@ class Watching:
 
 
 @contextmanager
-def watching(*targets: object) -> Iterator[Watching]:
-    """`daxmend watch` on targets, started; it must end well when it is told to."""
-    command = [DAXMEND, "watch", "--json", *map(str, targets)]
+def watching(*words: object) -> Iterator[Watching]:
+    """`daxmend watch`, started; it must end well when it is told to."""
+    command = [DAXMEND, "watch", "--json", *map(str, words)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             watch = Watching(process)
@@ -64,12 +64,12 @@ def test_damage_appears_is_named_salvaged_and_repaired_in_place(
     mounted: Mounted, tmp_path: Path, command: Callable[..., Ran]
 ) -> None:
     data = random.Random(3).randbytes(256 * PAGE)
-    copy, saved = tmp_path / "copy", tmp_path / "saved"
+    copy, saved, heard = tmp_path / "copy", tmp_path / "saved", tmp_path / "heard"
     copy.write_bytes(data)
     path = mounted.write("precious", data)
     before = mounted.runs(path)
     offset = 100 * PAGE + 3 * SECTOR
-    with watching(mounted.directory) as watch:
+    with watching(mounted.directory, "--exec", f"cat >>{heard}") as watch:
         mounted.inject(path, offset)
         found = watch.wait_for(lambda event: event["event"] == "bad_found")
         assert (found["owner"], found["path"]) == ("file", str(path))
@@ -88,6 +88,8 @@ def test_damage_appears_is_named_salvaged_and_repaired_in_place(
         gone = watch.wait_for(lambda event: event["event"] == "bad_gone")
         assert gone["path"] == str(path)
         assert gone["file_offset"] == offset
+        told = [json.loads(line) for line in heard.read_text().splitlines()]
+        assert told[: len(watch.seen) - 1] == watch.seen[:-1]  # CMD of the last may still run
     assert path.read_bytes() == data
     assert mounted.runs(path) == before
     assert "no bad blocks" in command("list", mounted.directory).out
