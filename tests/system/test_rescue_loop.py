@@ -319,6 +319,8 @@ def test_a_last_page_that_fails_for_what_is_behind_the_end_is_repaired_r16(
         refused(ran, 4, f"ends at byte {SIZE}", "in its last page")
         assert ask("salvage", path, "-o", files.base / "saved")["lost"] == 0
         assert (files.base / "saved").read_bytes() == DATA
+        (found,) = ask("scrub", path, status=4)["ranges"]
+        assert found == {"offset": tail, "length": 700}
         plan = ask("repair", path, "--zero", status=4)
         assert states(plan) == {tail: "planned"}
         assert plan["ranges"] == [{"offset": tail, "length": 700}]

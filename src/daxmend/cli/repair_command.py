@@ -42,9 +42,10 @@ def command(
     """Repair the bad pages of FILE: good bytes are kept, what is lost comes from --from, or is
     zeros.
 
-    FILE, and COPY, is any file, also on a mount, or POOL:/PATH, or a block device. Without --apply
-    nothing is changed. What was there, and what is to come, is kept in a journal first, so that a
-    repair that was stopped is finished by the next one, and --undo can take it back.
+    FILE, and COPY, is any file, also on a mount, or POOL:/PATH, or a block device; one that is
+    mounted, or part of another, is refused as FILE. Without --apply nothing is changed. What was
+    there, and what is to come, is kept in a journal first, so that a repair that was stopped is
+    finished by the next one, and --undo can take it back.
 
     FILE may be a directory or a mount: every damaged file below it is repaired, with --from from
     the file of the same path in the directory COPY.

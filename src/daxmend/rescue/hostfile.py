@@ -45,7 +45,9 @@ def open_to_read(path: Path, name: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except PermissionError as error:
-        raise UnknownStateError(f"{name}: cannot be read: {error.strerror}") from None
+        raise UnknownStateError(
+            f"{name}: cannot be read: {error.strerror}; ask its owner, or root"
+        ) from None
     except OSError as error:
         raise OSError(error.errno, error.strerror, name) from None
 
@@ -157,7 +159,7 @@ class HostFile:
         for lost in iter_lost(self._pieces_above(extent)):
             yield lost
             end = lost.end
-        if extent.end == self.size > end and not self._is_tail_readable():
+        if extent.end == self.size > end and not self._reader.is_tail_readable():
             yield Extent.between(max(end, align_down(self.size, PAGE)), self.size)
 
     def _pieces_above(self, extent: Extent) -> Iterator[tuple[Extent, memoryview | None]]:
@@ -166,24 +168,6 @@ class HostFile:
             if got is None:
                 self._known.ask()
             yield part, got
-
-    def _is_tail_readable(self) -> bool:
-        """Whether the page in which the file ends can be read as a whole.
-
-        The page cache, and DAX, fail for a sector behind the end; a request by sectors, which goes
-        past the cache, does not ask for that one.
-        """
-        tail = align_down(self.size, PAGE)
-        if tail == self.size:
-            return True
-        os.posix_fadvise(self._fd, tail, PAGE, os.POSIX_FADV_DONTNEED)
-        try:
-            os.pread(self._fd, self.size - tail, tail)
-        except OSError as error:
-            if error.errno not in BAD_ERRNOS:
-                raise
-            return False
-        return True
 
     def _open_below(self) -> BlocksBelow | None:
         """The blocks below, if what is lost can be smaller there, and they may be read."""
@@ -331,7 +315,7 @@ class HostFile:
         try:
             done = self._reader.write(offset, data)
             os.fdatasync(self._fd)
-            if done == len(data) and self._is_tail_readable():
+            if done == len(data) and self._reader.is_tail_readable():
                 return
         except OSError as error:  # EFAULT: a DAX file system's word for it (R16)
             if error.errno not in {*BAD_ERRNOS, errno.EFAULT}:

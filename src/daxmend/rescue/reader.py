@@ -161,6 +161,24 @@ class Reader:
             )
         return self._view[: min(count, self.size - offset)]
 
+    def is_tail_readable(self) -> bool:
+        """Whether the page in which the file ends can be read as a whole.
+
+        The page cache, and DAX, fail for a sector behind the end; a request by sectors, which goes
+        past the cache, does not ask for that one.
+        """
+        tail = align_down(self.size, PAGE)
+        if tail == self.size:
+            return True
+        os.posix_fadvise(self._fd, tail, PAGE, os.POSIX_FADV_DONTNEED)
+        try:
+            os.pread(self._fd, self.size - tail, tail)
+        except OSError as error:
+            if error.errno not in BAD_ERRNOS:
+                raise
+            return False
+        return True
+
     def write(self, offset: int, data: bytes) -> int:
         """One request, past the cache if that can be; else written back on return (fdatasync)."""
         if self._direct is not None:

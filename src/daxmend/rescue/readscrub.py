@@ -55,7 +55,9 @@ class ReadScrub:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except PermissionError as error:
             raise UnknownStateError(f"{path}: cannot be read: {error.strerror}; ask root") from None
-        if stat.S_ISCHR(os.fstat(self._fd).st_mode):
+        mode = os.fstat(self._fd).st_mode
+        self._is_file = stat.S_ISREG(mode)
+        if stat.S_ISCHR(mode):
             self._reader: Reader | None = None
         else:
             self._reader = Reader(self._fd, name, size)
@@ -110,11 +112,19 @@ class ReadScrub:
             lost = list(self._read_mapped(chunk))
         else:
             lost = self._reader.salvage(chunk).lost
+            if self._ends_in_a_bad_page(chunk):
+                lost.append(Extent.between(align_down(chunk.end, PAGE), chunk.end))
         self.map.set(chunk, Status.SAVED)
         for run in lost:
             self.map.set(run, Status.BAD)
         if time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS:
             self._save()
+
+    def _ends_in_a_bad_page(self, chunk: Extent) -> bool:
+        """Whether a file's last page fails for what lies behind its end."""
+        assert self._reader is not None
+        is_last = self._is_file and chunk.end == self.map.size
+        return is_last and not self._reader.is_tail_readable()
 
     def _read_mapped(self, chunk: Extent) -> Iterator[Extent]:
         """The pages of a dax device, which cannot be read but mapped, that fault."""

@@ -85,8 +85,10 @@ def _with_refused(results: list[PageResult], planned: RepairPlan) -> list[PageRe
 def _last(place: JournalPlace) -> RepairJournal | None:
     try:
         return place.last()
-    except FileNotFoundError:
-        raise UsageError("the directory of --journal does not exist; make it first") from None
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{error.filename}, the directory of --journal, does not exist; make it first"
+        ) from None
 
 
 def apply(

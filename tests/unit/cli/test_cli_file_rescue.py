@@ -63,6 +63,7 @@ def test_a_repair_of_a_good_file_changes_nothing(
         (["repair", "file", "--from", "/dev/zero"], 16, "no dax device"),
         (["repair", "file", "--undo"], 16, "no journal"),
         (["repair", "file", "--undo", "--apply"], 16, "nothing else"),
+        (["repair", "file", "--zero", "--apply", "--journal", "away"], 16, "away, the directory"),
         (["repair", "nothing", "--zero"], 8, "No such file"),
     ],
 )

@@ -1,6 +1,7 @@
 """How `watch` prints an event, for people and as JSON; and what it refuses."""
 
 import json
+import stat
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,11 @@ import pytest
 from daxmend.cli import run, watch_command
 from daxmend.cli.watch_command import describe_event
 from daxmend.extent import Extent
+from daxmend.media.pool import Content
 from daxmend.rescue.target import Place, Range
 from daxmend.rescue.watch import WatchEvent
+from daxmend.stack.device import open_device
+from daxmend.stack.filesystem import open_filesystem
 from daxmend.stack.pool import create
 
 FOUND = Range(
@@ -108,3 +112,17 @@ def test_what_cannot_be_watched_is_refused_at_once(
     create(tmp_path / "pool", 1 << 20)
     assert run(["watch", *arguments]) == status
     assert capsys.readouterr().out == ""
+
+
+def test_a_file_in_a_pool_that_is_not_mounted_cannot_be_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    create(tmp_path / "pool", 4 << 20, content=Content.FS)
+    device = open_device(tmp_path / "pool")
+    fs = open_filesystem(device)
+    fs.make(fs.root, b"file", stat.S_IFREG | 0o644, 0, 0)
+    fs.close()
+    device.close()
+    assert run(["watch", "pool:/file"]) == 16
+    assert "pool:/file is not mounted: mount it" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daxmend.errors import ChangedError, UsageError
+from daxmend.errors import ChangedError, UnknownStateError, UsageError
 from daxmend.extent import Extent
 from daxmend.host import zeroing
 from daxmend.host.zeroing import ZeroVerb
@@ -113,6 +113,32 @@ def test_another_error_is_no_bad_block(path: Path) -> None:
     with pytest.raises(OSError, match="at offset 0") as caught:
         salvage_all(path, Medium({0}, gives_prefix=False, number=errno.ENXIO))
     assert caught.value.errno == errno.ENXIO
+
+
+def test_a_last_page_that_fails_as_a_whole_is_unreadable_with_nothing_lost_r16(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests by sectors, past the cache, do not see what is bad behind the end of the file."""
+
+    def fail(number: int) -> Callable[..., bytes]:
+        def pread(fd: int, length: int, offset: int) -> bytes:
+            assert (length, offset) == (700, 9 * MIB)
+            raise OSError(number, os.strerror(number))
+
+        return pread
+
+    file = HostFile(path, "file")
+    whole, tail = Extent(0, file.size), Extent(9 * MIB, 700)
+    assert list(file.unreadable(whole)) == []
+    monkeypatch.setattr(os, "pread", fail(errno.EIO))
+    assert list(file.unreadable(whole)) == [tail]
+    assert list(file.unreadable(tail)) == [tail]
+    assert list(file.unreadable(Extent(0, 9 * MIB))) == []
+    assert file.salvage(tail).lost == []
+    monkeypatch.setattr(os, "pread", fail(errno.ENXIO))
+    with pytest.raises(OSError, match="No such device"):
+        list(file.unreadable(tail))
+    file.close()
 
 
 def test_any_range_is_cut_out_exactly(path: Path) -> None:
@@ -225,3 +251,17 @@ def test_blocks_below_are_zeroed_last_and_by_root_alone_r34(
         assert done == asked
     finally:
         file.close()
+
+
+def test_who_may_not_read_it_is_told_whom_to_ask_r44(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: object, flags: int) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    (tmp_path / "file").write_bytes(b"secret")
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(
+        UnknownStateError, match=r"^file: cannot be read: .*; ask its owner, or root$"
+    ):
+        HostFile(tmp_path / "file", "file")
