@@ -2,7 +2,9 @@
 
 import os
 import shlex
+import shutil
 import subprocess
+import tarfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ BOOT_LINE = (
     "memmap=512M!512M memmap=512M!1152M mitigations=off nokaslr console=ttyS0 panic=-1 quiet"
 )
 MEMORY = "3G"
+CHECKED_OUT = ("src", "tests", "docs")  # what of the checkout the tests use
 START = Path(__file__).with_name("guest") / "start.sh"
 
 
@@ -31,9 +34,17 @@ def qemu_command(kernel: Kernel, initramfs: Path, share: Path) -> list[str]:
 
 
 def write_start(share: Path, kernel: Kernel, checkout: Path, arguments: Sequence[str]) -> None:
-    """What the guest runs once it has its root."""
-    words = ["exec", "/bin/sh", str(START), *arguments]
-    text = f"export CHECKOUT={shlex.quote(str(checkout))}\n"
+    """What the guest runs once it has its root, and the checkout as it is now.
+
+    The guest would not notice that a file of the host's changes while it reads it, and get halves.
+    """
+    shutil.copy(START, share / "start.sh")
+    with tarfile.open(share / "checkout.tar", "w") as archive:
+        for name in CHECKED_OUT:
+            archive.add(checkout / name, name)
+    words = ["exec", "/bin/sh", "/ring/start.sh", *arguments]
+    text = f"export CHECKED_OUT={shlex.quote(' '.join(CHECKED_OUT))}\n"
+    text += f"export CHECKOUT={shlex.quote(str(checkout))}\n"
     text += f"export MODULES={shlex.quote(str(kernel.modules))}\n{shlex.join(words)}\n"
     (share / "start").write_text(text)
 

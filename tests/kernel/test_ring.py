@@ -1,11 +1,13 @@
 """The ring's own parts, without a machine: what counts as passed, which kernel, which modules."""
 
+import tarfile
 from pathlib import Path
 
 import kernels
 import pytest
 from initramfs import load_order
 from kernels import has_both_kernels, parse_depends
+from machine import CHECKED_OUT, write_start
 from ring import SKIPPED, parse, refuse
 from verdict import Verdict, read_verdict
 
@@ -105,11 +107,28 @@ def test_lists_that_are_old_are_renewed_once_before_it_is_given_up(
 
     monkeypatch.setattr(kernels, "newest_package", lambda series: known[len(asked)])
     monkeypatch.setattr(kernels, "_run", download)
-    monkeypatch.setattr(kernels.subprocess, "run", lambda command, **_: asked.append(command))
-    monkeypatch.setattr(kernels.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(kernels.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("subprocess.run", lambda command, **_: asked.append(command))
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     assert kernels.get_kernel("6.1").package == kept.name
     assert asked == [["apt-get", "update", "-qq"]]
+
+
+def test_the_guest_gets_the_checkout_as_it_is_at_the_start(tmp_path: Path) -> None:
+    checkout, share = tmp_path / "checkout", tmp_path / "share"
+    for directory in (share, *(checkout / name for name in CHECKED_OUT)):
+        directory.mkdir(parents=True)
+    (checkout / "src" / "module.py").write_text("whole")
+    kernel = kernels.Kernel("6.1", "linux-image-6.1.0-1-amd64", tmp_path / "kernel")
+    (kernel.root / "boot").mkdir(parents=True)
+    (kernel.root / "boot" / "vmlinuz-6.1.0-1-amd64").touch()
+    write_start(share, kernel, checkout, ["-k", "one or two"])
+    (checkout / "src" / "module.py").write_text("hal")
+    with tarfile.open(share / "checkout.tar") as archive:
+        module = archive.extractfile("src/module.py")
+        assert module is not None
+        assert module.read() == b"whole"
+    assert "exec /bin/sh /ring/start.sh -k 'one or two'" in (share / "start").read_text()
 
 
 def test_the_cache_is_where_the_user_wants_caches(monkeypatch: pytest.MonkeyPatch) -> None:

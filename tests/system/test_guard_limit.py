@@ -165,3 +165,38 @@ assert m[0] == 1
     for line in said:
         assert "the file system is full" in line
         assert str(full / "data") in line
+
+
+@pytest.mark.parametrize("is_full_at_the_end", [False, True])
+def test_a_single_page_at_the_limit_of_mappings_is_told(
+    path: Path, is_full_at_the_end: bool
+) -> None:
+    """Also where there is no mapping left for the list, and none to map the file back."""
+    program = (
+        f"is_full_at_the_end = {is_full_at_the_end}"
+        + """
+from daxmend.errors import FaultError, UnknownStateError
+memory, address = mapped(64, mmap.PROT_READ | mmap.PROT_WRITE)
+os.truncate(path, 10 * PAGE)
+g = guard.watch(memoryview(memory)[20 * PAGE : 21 * PAGE])
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+pages = _native.map_file(-1, 0, 80000 * PAGE, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+try:
+    with g:
+        for page in range(1, 80000, 2):
+            if libc.mprotect(pages + page * PAGE, PAGE, mmap.PROT_READ):
+                break
+        assert page < 79999
+        assert ctypes.string_at(address + 20 * PAGE, 1) == bytes(1)
+        if not is_full_at_the_end:
+            _native.unmap(pages, 80000 * PAGE)
+except (FaultError, UnknownStateError) as error:
+    if is_full_at_the_end:
+        _native.unmap(pages, 80000 * PAGE)
+    print(error)
+assert len(guard.probe(memory)) == 1, 'the file is mapped back'
+"""
+    )
+    said = run(program, path)
+    assert "of 4096 bytes from offset 81920 on it is unknown which are bad" in said

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "digest.h"
 #include "move.h"
@@ -87,7 +88,7 @@ static bool open_span(struct span *span, PyObject *memory, PyObject *offset, Py_
 struct move {
     move_fn run;
     char *target;
-    const char *source; /* NULL for a flush */
+    const char *source; /* NULL for a digest */
     size_t length;
     size_t done;
     struct fault fault;
@@ -229,21 +230,6 @@ static PyObject *store_line(PyObject *module, PyObject *const *args, Py_ssize_t 
     return has_count("store_line", count, 3) ? write_how(module, args, move_store_line) : NULL;
 }
 
-static PyObject *flush(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    struct span memory;
-    Py_ssize_t length;
-    if (!has_count("flush", count, 3) || !as_size(args[2], &length) ||
-        !open_span(&memory, args[0], args[1], length, PyBUF_SIMPLE))
-        return NULL;
-    struct move move = {.run = move_flush, .target = memory.start, .length = memory.length};
-    bool done = run(&move);
-    if (!done)
-        raise_fault(module, &move, NULL);
-    close_span(&memory);
-    return done ? Py_NewRef(Py_None) : NULL;
-}
-
 #ifdef HAS_DIGEST
 static PyObject *digest(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -301,19 +287,6 @@ static bool as_range(PyObject *const *args, uintptr_t *address, Py_ssize_t *leng
     return false;
 }
 
-static PyObject *memory_at(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    uintptr_t address;
-    Py_ssize_t length;
-    (void)module;
-    if (!has_count("memory_at", count, 3) || !as_range(args, &address, &length))
-        return NULL;
-    int readonly = PyObject_IsTrue(args[2]);
-    if (readonly < 0)
-        return NULL;
-    return PyMemoryView_FromMemory((char *)address, length, readonly ? PyBUF_READ : PyBUF_WRITE);
-}
-
 static PyObject *address_of(PyObject *module, PyObject *memory)
 {
     struct span span;
@@ -359,10 +332,10 @@ static struct watch *watch_of(PyObject *self)
 
 static PyObject *watch_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    unsigned long long address, length;
-    int protection;
+    unsigned long long address, length, twin, offset;
+    int protection, fd;
     (void)keywords;
-    if (!PyArg_ParseTuple(args, "KKi", &address, &length, &protection))
+    if (!PyArg_ParseTuple(args, "KKiKiK", &address, &length, &protection, &twin, &fd, &offset))
         return NULL;
     PyObject *self = ((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (self == NULL)
@@ -371,6 +344,9 @@ static PyObject *watch_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     watch->start = address; /* the rest is zeros */
     watch->length = length;
     watch->protection = protection;
+    watch->twin = twin;
+    watch->fd = fd;
+    watch->offset = offset;
     int error = watch_make(watch);
     if (error == 0)
         return self;
@@ -384,41 +360,52 @@ static PyObject *start_watch(PyObject *self, PyObject *unused)
     int error = trap_install();
     if (error != 0)
         return from_errno(error);
-    watch_start(watch_of(self));
+    struct watch *watch = watch_of(self);
+    if (watch_start(watch)) {
+        Py_BEGIN_ALLOW_THREADS;
+        watch_look(watch);
+        Py_END_ALLOW_THREADS;
+    }
     Py_RETURN_NONE;
 }
 
 static PyObject *stop_watch(PyObject *self, PyObject *unused)
 {
     struct watch *watch = watch_of(self);
-    bool is_dirty;
+    bool has_something;
     (void)unused;
     Py_BEGIN_ALLOW_THREADS;
-    is_dirty = watch_stop(watch);
+    has_something = watch_stop(watch);
     Py_END_ALLOW_THREADS;
-    return PyBool_FromLong(is_dirty);
+    return PyBool_FromLong(has_something);
 }
 
-static PyObject *settle_watch(PyObject *self, PyObject *args)
+static PyObject *take_from_watch(PyObject *self, PyObject *unused)
 {
-    unsigned long long count, length;
-    if (!PyArg_ParseTuple(args, "KK", &count, &length))
-        return NULL;
-    watch_settle(watch_of(self), count, length);
-    Py_RETURN_NONE;
-}
-
-static PyObject *read_watch(PyObject *self, PyObject *first)
-{
-    Py_ssize_t start;
-    if (!as_size(first, &start) || start < 0)
-        return PyErr_Occurred() ? NULL : from_errno(EINVAL);
     struct watch *watch = watch_of(self);
-    size_t count = (size_t)start < watch->count ? watch->count - (size_t)start : 0;
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, count * sizeof *watch->entries);
-    if (bytes != NULL)
-        watch_read(watch, (struct watch_entry *)PyBytes_AsString(bytes), (size_t)start, count);
+    const size_t each = sizeof *watch->told.entries;
+    size_t room = watch->told.count, taken;
+    (void)unused;
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(room * each));
+    if (bytes == NULL)
+        return NULL; /* and nothing was taken */
+    struct watch_entry *entries = (struct watch_entry *)PyBytes_AsString(bytes);
+    Py_BEGIN_ALLOW_THREADS;
+    taken = watch_take(watch, entries, room);
+    Py_END_ALLOW_THREADS;
+    memset(entries + taken, 0, (room - taken) * each); /* another thread takes, too */
     return bytes;
+}
+
+static PyObject *restore_watch(PyObject *self, PyObject *unused)
+{
+    struct watch *watch = watch_of(self);
+    int error;
+    (void)unused;
+    Py_BEGIN_ALLOW_THREADS;
+    error = watch_restore(watch);
+    Py_END_ALLOW_THREADS;
+    return checked(error);
 }
 
 static void watch_free(PyObject *self)
@@ -432,8 +419,8 @@ static void watch_free(PyObject *self)
 static PyMethodDef watch_methods[] = {
     {"start", start_watch, METH_NOARGS, NULL},
     {"stop", stop_watch, METH_NOARGS, NULL},
-    {"read", read_watch, METH_O, NULL},
-    {"settle", settle_watch, METH_VARARGS, NULL},
+    {"take", take_from_watch, METH_NOARGS, NULL},
+    {"restore", restore_watch, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -461,13 +448,11 @@ static PyMethodDef methods[] = {
     FAST("write", write_plain),
     FAST("write_flush", write_flush),
     FAST("store_line", store_line),
-    FAST("flush", flush),
 #ifdef HAS_DIGEST
     FAST("digest", digest),
 #endif
     {"fence", fence, METH_NOARGS, NULL},
     {"install", install, METH_NOARGS, NULL},
-    FAST("memory_at", memory_at),
     {"address_of", address_of, METH_O, NULL},
     FAST("forward_segv", forward_segv),
     FAST("forget_segv", forget_segv),

@@ -58,12 +58,6 @@ def store_line(memory: Buffer, offset: int, line: Buffer, /) -> None:
     tear. Ordered and durable by the next `fence()`.
     """
 
-def flush(memory: Buffer, offset: int, length: int, /) -> None:
-    """Writes back every 64-byte line that `memory[offset : offset + length]` touches; guarded.
-
-    Not ordered: `fence()` says when it is done. Elsewhere than on x86-64 only a full fence.
-    """
-
 def digest(memory: Buffer, offset: int, length: int, grain: int, /) -> bytes:
     """The XXH3-64 of each `grain` bytes of the range, 8 bytes each in the machine's order; guarded.
 
@@ -77,12 +71,6 @@ def fence() -> None:
 def install() -> None:
     """Puts the handlers of SIGBUS and SIGSEGV in place now, over any that came later. `OSError`."""
 
-def memory_at(address: int, length: int, readonly: bool, /) -> memoryview:
-    """Memory at an address, as bytes. Nothing keeps it mapped: that is the caller's duty.
-
-    `ValueError` for address 0 or a length below 1.
-    """
-
 def address_of(memory: Buffer, /) -> int:
     """Where the first byte of a buffer is. Valid as long as the caller holds the buffer."""
 
@@ -90,11 +78,13 @@ class Watch:
     """Between `start` and `stop`, a page of the range that faults becomes zeros, in every thread.
 
     The range is whole pages of a mapping of a file, and `protection` is the mapping's, and the
-    zeros'. The caller keeps the mapping, and maps the file back.
+    zeros'. The caller keeps the mapping. `restore` maps the file back: from `twin`, a second
+    address of the same pages (see `map_again`), or, if that is 0, privately from `offset` of `fd`.
 
     A fault is a SIGBUS of an instruction (not BUS_ADRALN), or a SIGSEGV in a range of
     `forward_segv`, whose address is in the range. One inside a guarded call is that call's. Any
-    number of watches may overlap: each is told. Works in a forked child.
+    number of watches may overlap: each is told, also of pages that did not show the file when it
+    was started. Works in a forked child. What can wait releases the GIL.
 
     Where one bad page follows the other, the kernel is asked about those behind them, and what
     would fault becomes zeros in the same call, never more than were met already. After 16,384
@@ -103,28 +93,31 @@ class Watch:
     zeros take the place of good pages too.
     """
 
-    def __new__(cls, address: int, length: int, protection: int, /) -> Watch:
+    def __new__(
+        cls, address: int, length: int, protection: int, twin: int, fd: int, offset: int, /
+    ) -> Watch:
         """At most 65,536 watches at a time (`OSError` ENOMEM)."""
 
     def start(self) -> None:
         """Puts the handlers on top, and watches. Not twice. `OSError`."""
 
     def stop(self) -> bool:
-        """Ends it; only after `start`. Whether there is something to map back."""
+        """Ends it; only after `start`. False: there is nothing to take, and nothing to restore."""
 
-    def settle(self, count: int, length: int, /) -> None:
-        """Tells that the first `count` entries, the last of this length, were mapped back.
-
-        Until then a watch of others that starts is told of them: they fault for nobody any more.
-        """
-
-    def read(self, first: int, /) -> bytes:
-        """What was done since the watch was made, from entry `first` on; 24 bytes an entry.
+    def take(self) -> bytes:
+        """What was done since it was started, or asked last; 24 bytes an entry.
 
         In the machine's order: offset and length (64 bits each, bytes of the range), si_code and
         what was done (32 bits each): 0 faulted, now zeros; 1 a copy of the good pages; 2 zeros,
-        and nobody knows what was bad. In the order of time; the last entry can still grow. What
-        does not fit in 1,048,576 entries becomes one of the last kind.
+        and nobody knows what was bad. In the order of time; the same may be there twice. What does
+        not fit in 1,048,576 entries, or in memory, becomes one of the last kind. Where several
+        threads take at a time, entries of length 0 follow.
+        """
+
+    def restore(self) -> None:
+        """Maps the file back wherever in the range it is not shown, whoever's fault that was.
+
+        `OSError`: the rest does not show it, and whoever starts to watch is told.
         """
 
 def forward_segv(address: int, length: int, /) -> None:

@@ -53,7 +53,7 @@ def map_again(source: int, length: int, address: int = 0) -> int:
 
 
 def unmap(address: int, length: int) -> None:
-    """munmap(2). Whoever still holds a `memory_at` of it gets a SIGSEGV."""
+    """munmap(2). Whoever still uses it gets a SIGSEGV."""
     _validate_range(address, length)
     _checked(_libc.munmap(address, length))
 

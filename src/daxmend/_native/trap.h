@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Moves `length` bytes, in any order. `source` is NULL where a move has only one side (a flush). */
+/* Moves `length` bytes, in any order. `source` is NULL where a move has only one side (a digest). */
 typedef void (*move_fn)(char *target, const char *source, size_t length);
 
 struct fault {

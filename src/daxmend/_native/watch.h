@@ -25,33 +25,42 @@ struct watch_entry {
     int32_t done;
 };
 
+/* What does not fit becomes one entry of what is not known, around all of it. */
+struct list {
+    struct watch_entry *entries; /* NULL before the first one */
+    size_t room;
+    atomic_size_t count;
+    struct watch_entry only; /* the room where no memory is to be had */
+};
+
 struct watch {
     uintptr_t start;
     size_t length;
     int protection;
+    uintptr_t twin;  /* the same pages of the file, mapped shared elsewhere, or 0: */
+    int fd;          /* then the file, to be mapped privately, */
+    uint64_t offset; /* and the place in it */
     struct slot *slot;
-    struct watch_entry *entries; /* NULL before the first fault */
-    size_t count;
-    size_t settled; /* so many of them were mapped back */
+    struct list told;
     atomic_bool is_active;
-    size_t copied; /* bytes */
 };
 
-/* 0 or an errno. With the GIL, as all but watch_stop and watch_catch. */
+/* 0 or an errno. These two with the GIL; what is below may wait, but for watch_start. */
 int watch_make(struct watch *watch);
 void watch_forget(struct watch *watch);
 
-void watch_start(struct watch *watch);
+/* Whether to look at what stands before anything is read. */
+bool watch_start(struct watch *watch);
+void watch_look(struct watch *watch);
 
-/* Nobody is handling a fault for it any more on return. May wait: without the GIL. Whether there is
- * something to map back. */
+/* Whether there is something to take or to restore. */
 bool watch_stop(struct watch *watch);
 
-/* So many entries, the last of this length, were mapped back. */
-void watch_settle(struct watch *watch, size_t count, uint64_t length);
+/* Moves out what it was told since it was started; how many. */
+size_t watch_take(struct watch *watch, struct watch_entry *into, size_t room);
 
-/* Copies entries, which have to be there. */
-void watch_read(struct watch *watch, struct watch_entry *into, size_t first, size_t count);
+/* Maps the file back wherever in the range it is not shown. 0 or an errno. */
+int watch_restore(struct watch *watch);
 
 /* In a handler: true if the instruction can go on. */
 bool watch_catch(const struct fault *fault);

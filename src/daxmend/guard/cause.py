@@ -8,7 +8,7 @@ import stat
 from collections.abc import Sequence
 from typing import Final
 
-from daxmend.errors import FaultError, MediaError, TruncatedError
+from daxmend.errors import FaultError, MediaError, TruncatedError, UnknownStateError
 from daxmend.extent import Extent
 from daxmend.guard.region import Source
 from daxmend.guard.trap import Fault
@@ -63,11 +63,15 @@ def _cut(fault: Fault, end: int) -> list[Fault]:
     return [part for part in (fault._replace(length=before), behind) if part.length]
 
 
-def error_of(source: Source, faults: Sequence[Fault], unknown: Sequence[Extent] = ()) -> FaultError:
-    """The exception for faults, ascending and at least one: of the first one's kind.
+def error_of(
+    source: Source, faults: Sequence[Fault], unknown: Sequence[Extent] = ()
+) -> FaultError | UnknownStateError:
+    """The exception for faults, ascending: of the first one's kind; its `ranges` has all of them.
 
-    Its `ranges` has all of them.
+    Without any, for what is unknown.
     """
+    if not faults:
+        return UnknownStateError(f"{source.name}: {_unknown_text(unknown)}; read them again")
     first = next((fault for fault in faults if not fault.is_beyond), faults[0])
     others = [fault for fault in faults if fault is not first]
     hint = _explain(source, first)
@@ -76,16 +80,20 @@ def error_of(source: Source, faults: Sequence[Fault], unknown: Sequence[Extent] 
         more = ", …" if len(others) > _MAX_NAMED else ""
         hint += f"; and {len(others)} more, bytes at offset: {named}{more}"
     if unknown:
-        length = sum(run.length for run in unknown)
-        hint += (
-            f"; of {length} bytes from offset {unknown[0].offset} on it is unknown which are bad: "
-            "the process had no mapping left (vm.max_map_count), all of them were zeros, and "
-            "stores to them are lost"
-        )
+        hint += f"; {_unknown_text(unknown)}"
     kind = TruncatedError if first.is_beyond else MediaError
     error = kind(source.name, first.offset, first.length, first.code, hint)
     error.ranges = tuple((fault.offset, fault.length) for fault in faults)
     return error
+
+
+def _unknown_text(unknown: Sequence[Extent]) -> str:
+    length = sum(run.length for run in unknown)
+    return (
+        f"of {length} bytes from offset {unknown[0].offset} on it is unknown which are bad: the "
+        "process had no mapping left (vm.max_map_count), all of them were zeros, and stores to "
+        "them are lost"
+    )
 
 
 def _explain(source: Source, fault: Fault) -> str:

@@ -68,7 +68,7 @@ class Mapping(mmap.mmap):
             raise UsageError(f"mode {mode!r}: it is one of {', '.join(map(repr, _MODES))}")
         access, flags, protection = _MODES[mode]
         name = os.fspath(path)
-        fd = os.open(path, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = _open(name, access)
         try:
             size = _mappable_size(fd, name)
             extent = Extent(offset, size - offset if length is None else length)
@@ -289,11 +289,22 @@ def _raise_of_other(fault: _native.MemoryFault) -> NoReturn:
     raise fault
 
 
+def _open(name: str, access: int) -> int:
+    try:
+        return os.open(name, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except IsADirectoryError:  # opened to be written
+        raise _directory(name) from None
+
+
+def _directory(name: str) -> UsageError:
+    return UsageError(f"{name} is a directory; name a file in it")
+
+
 def _mappable_size(fd: int, name: str) -> int:
     """Bytes of a file that can be mapped, at least one."""
     mode = os.fstat(fd).st_mode
     if stat.S_ISDIR(mode):
-        raise UsageError(f"{name} is a directory; name a file in it")
+        raise _directory(name)
     if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
         raise UsageError(f"{name} is no regular file and no block device: it cannot be mapped")
     size = os.lseek(fd, 0, os.SEEK_END)
@@ -305,7 +316,9 @@ def _mappable_size(fd: int, name: str) -> int:
 def _check_extent(extent: Extent, size: int, name: str) -> None:
     if extent.offset % PAGE:
         raise UsageError(f"offset {extent.offset} is not aligned to pages of {PAGE} bytes")
-    if extent.offset < 0 or extent.length < 1 or extent.end > size:
+    if not 0 <= extent.offset < size:
+        raise UsageError(f"{name}: offset {extent.offset} is not in its {size} bytes")
+    if extent.length < 1 or extent.end > size:
         raise UsageError(
             f"{name}: {extent} is not a part of its {size} bytes; a mapping cannot be longer than "
             "the file"

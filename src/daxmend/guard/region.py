@@ -15,9 +15,6 @@ from daxmend.extent import Extent
 from daxmend.host.memorymap import MappedFile, find_maps
 from daxmend.units import PAGE
 
-_MAP_FIXED = 0x10
-_MAP_NORESERVE = 0x4000
-
 
 class Source(NamedTuple):
     """The file behind a mapping: what people call it, and what it is."""
@@ -99,35 +96,18 @@ class Region:
         own = (self.source.device, self.source.inode)
         return all((each.device, each.inode) == own for each in shown if each.is_file)
 
-    def restore(self, offset: int, length: int) -> None:
-        """Show the file again in pages of the region. `OSError`: nothing has changed then."""
-        address = self.address + offset
-        if self._twin:
-            _native.map_again(self._twin + offset, length, address)
-        else:
-            flags = mmap.MAP_PRIVATE | _MAP_FIXED
-            place = self.offset + offset
-            _native.map_file(self._fd, place, length, self.protection, flags, address)
-
-    def restore_all(self, extents: list[Extent]) -> None:
-        """The same for all that does not show the file, at the limit of mappings; `OSError`.
-
-        A kernel that has reached it refuses also what would leave fewer. So all of a shared mapping
-        becomes zeros first, as one mapping: others who look at that moment see them.
-        """
-        while _spare:
-            _spare.pop().close()
-        if not self._twin:
-            for extent in extents:
-                self.restore(*extent)
-            return
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED | _MAP_NORESERVE
-        _native.map_file(-1, 0, self.length, self.protection, flags, self.address)
-        self.restore(0, self.length)
-        _spare.append(mmap.mmap(-1, PAGE))
+    def watch(self, within: Extent) -> _native.Watch:
+        """Of pages of the region."""
+        return _native.Watch(
+            self.address + within.offset,
+            within.length,
+            self.protection,
+            self._twin and self._twin + within.offset,
+            self._fd,
+            self.offset + within.offset,
+        )
 
 
-_spare = [mmap.mmap(-1, PAGE)]  # a mapping to let go of
 _known: weakref.WeakSet[Region] = weakref.WeakSet()
 
 
@@ -147,7 +127,8 @@ def bounds(buffer: object) -> tuple[int, int]:
                 return (_native.address_of(view), view.nbytes) if view.nbytes else (0, 0)
         except TypeError:
             raise UsageError(
-                f"{type(buffer).__name__} is no buffer; give an array, a mapping, or a memoryview"
+                f"{type(buffer).__name__} is no buffer; give an array, a mapping, or a memoryview "
+                "(guard.open and guard.memmap map a file by its name)"
             ) from None
     address, _ = interface["data"]
     kind, size = _item(interface["typestr"])

@@ -48,7 +48,7 @@ class Entry(NamedTuple):
 
 
 def unpack_entries(data: bytes) -> Iterator[Entry]:
-    """What `_native.Watch.read` yields."""
+    """What `_native.Watch.take` returns."""
     return map(Entry._make, ENTRY.iter_unpack(data))
 
 

@@ -8,7 +8,6 @@ import signal
 from types import TracebackType
 from typing import Self
 
-from daxmend import _native
 from daxmend.errors import FaultError, UnknownStateError, UsageError
 from daxmend.extent import Extent
 from daxmend.guard.cause import error_of, mark_beyond
@@ -61,18 +60,7 @@ class Watch:
         self._is_active = False
         self._faults: list[Fault] = []
         self._unknown: list[Extent] = []
-        self._dirty: list[Extent] = []  # of the region: does not show the file
-        self._make_trap()
-
-    def _make_trap(self) -> None:
-        self._read = 0  # entries
-        self._last = Entry(0, 0, 0, 0)  # of those: it can still grow
-        region, within = self._region, self._within
-        self._trap = _native.Watch(
-            region.address + within.offset,
-            within.length,
-            region.protection,
-        )
+        self._trap = region.watch(self._within)
 
     @property
     def region(self) -> Region:
@@ -84,7 +72,7 @@ class Watch:
     def __enter__(self) -> Self:
         if self._is_active:
             raise UsageError("this guard is active already; make another one")
-        if self._faults:
+        if self._faults or self._unknown:
             self._faults, self._unknown = [], []
         pin = _pinned(self._buffer)
         self._trap.start()
@@ -99,9 +87,9 @@ class Watch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        has_faults = self._trap.stop()
+        has_met = self._trap.stop()
         try:
-            if has_faults or kind is not None:
+            if has_met or self._faults or self._unknown or kind is not None:
                 self._leave(error)
         finally:
             self._is_active = False
@@ -110,14 +98,14 @@ class Watch:
                 self._pin.release()
 
     def _leave(self, error: BaseException | None) -> None:
+        self._show_file()  # first: at the limit of mappings there is no memory to read the list
         self._take()
-        self._show_file()
-        if self._read:
-            self._make_trap()  # the list of the old one is long, perhaps
         if not self._faults and _is_refused_call(error):
             self._faults = probe_region(self._region, self._within)
         is_other = error is not None and not isinstance(error, Exception)
-        if self._faults and not is_other and not isinstance(error, FaultError):
+        if is_other or isinstance(error, FaultError):
+            return
+        if self._faults or self._unknown:
             raise error_of(self._region.source, self._faults, self._unknown) from error
 
     # -- what was met ----------------------------------------------------------------------
@@ -143,63 +131,44 @@ class Watch:
         What can be read by now is forgotten, and does not raise at the end of the block. Raises
         `UnknownStateError` if the file cannot be mapped back; nothing is forgotten then.
         """
-        self._take()
+        self._take()  # first: what is put there later has to be told again
         self._show_file()
-        before, self._faults, self._unknown = self._faults, [], []
-        for fault in before:
-            inside = fault.extent.shifted(-self._region.offset)
-            self._faults += probe_region(self._region, inside)
+        before = [fault.extent for fault in self._faults] + self._unknown
+        self._faults, self._unknown = [], []
+        for extent in before:
+            self._faults += probe_region(self._region, extent.shifted(-self._region.offset))
         self._faults = merged_faults(self._faults)
         return list(self._faults)
 
     def _take(self) -> None:
         """Read what the trap has done since the last time."""
-        first = max(self._read - 1, 0)  # the last one can have grown
-        entries = list(unpack_entries(self._trap.read(first)))
-        if not entries:
-            return
-        self._read = first + len(entries)
-        again, self._last = self._last, entries[-1]
-        if (again.offset, again.done) == (entries[0].offset, entries[0].done):
-            grown = entries[0].length - again.length
-            entries[0] = again._replace(offset=again.offset + again.length, length=grown)
-        self._note([entry for entry in entries if entry.length])
+        entries = [entry for entry in unpack_entries(self._trap.take()) if entry.length]
+        if entries:
+            self._note(entries)
 
     def _note(self, entries: list[Entry]) -> None:
-        region, shift = self._region, self._within.offset
+        region = self._region
+        shift = region.offset + self._within.offset
         faults: list[Fault] = []
         unknown: list[Extent] = []
         for entry in entries:
-            place = Extent(entry.offset + shift, entry.length)
-            self._dirty.append(place)
-            where = place.shifted(region.offset)
+            where = Extent(entry.offset, entry.length).shifted(shift)
             if entry.done == Done.UNKNOWN:
                 unknown.append(where)
             elif entry.done != Done.COPIED:
                 code = code_name(signal.SIGBUS, entry.code)
                 faults.append(Fault(*where, code))
-        self._dirty = _united(self._dirty)
         self._unknown = _united([*self._unknown, *unknown])
         self._faults = merged_faults([*self._faults, *mark_beyond(region.source, faults)])
 
     def _show_file(self) -> None:
-        """Map the file back; at the limit of mappings all of it at once."""
-        region = self._region
         try:
-            try:
-                for extent in self._dirty:
-                    region.restore(*extent)
-            except OSError as error:
-                if error.errno != errno.ENOMEM:
-                    raise
-                region.restore_all(self._dirty)
+            self._trap.restore()
         except OSError as error:
             raise UnknownStateError(
-                f"{region.source.name}: zeros stand in the memory, and cannot be replaced by the "
-                f"file: {error.strerror}; unmap the memory, or end this process"
+                f"{self._region.source.name}: zeros stand in the memory, and cannot be replaced by "
+                f"the file: {error.strerror}; unmap the memory, or end this process"
             ) from error
-        self._dirty = []
-        self._trap.settle(self._read, self._last.length)
 
 
 def _is_refused_call(error: BaseException | None) -> bool:

@@ -314,7 +314,6 @@ class HostFile:
         """
         try:
             done = self._reader.write(offset, data)
-            os.fdatasync(self._fd)
             if done == len(data) and self._reader.is_tail_readable():
                 return
         except OSError as error:  # EFAULT: a DAX file system's word for it (R16)

@@ -68,7 +68,6 @@ def damaged(
     """The same bytes in a file of the file system, with the bad sectors of `damage`."""
     name = "".join(char if char.isalnum() else "-" for char in request.node.name)
     path = mounted.write(name, original.read_bytes())
-    for sector in BAD:
-        mounted.inject(path, sector * SECTOR)
+    mounted.inject(path, *(sector * SECTOR for sector in BAD))
     assert len(mounted.place.bad_sectors()) == len(BAD)
     return path

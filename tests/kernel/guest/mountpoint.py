@@ -47,17 +47,15 @@ class Mounted:
             assert xfs_bmap(path) == found
         return found
 
-    def inject(self, path: Path, offset: int, length: int = SECTOR) -> None:
-        """Make a range of a file bad."""
-        for at in range(offset, offset + length, SECTOR):
-            self.place.inject(self.device_offset(path, at), SECTOR)
+    def inject(self, path: Path, *offsets: int) -> None:
+        """Make the sectors at these bytes of a file bad."""
+        runs = filefrag(path)
+        for offset in offsets:
+            self.place.inject(place_of(runs, offset), SECTOR)
 
     def device_offset(self, path: Path, offset: int) -> int:
         """Where a byte of a file lies on the device."""
-        for run in filefrag(path):
-            if run.offset <= offset < run.offset + run.length:
-                return run.place + offset - run.offset
-        raise AssertionError(f"{path}: nothing lies at {offset}")
+        return place_of(filefrag(path), offset)
 
     def write(self, name: str, data: bytes) -> Path:
         """A new file, on the medium."""
@@ -66,6 +64,12 @@ class Mounted:
             file.write(data)
             os.fsync(file.fileno())
         return path
+
+
+def place_of(runs: list[Run], offset: int) -> int:
+    """Where a byte of a file lies on the device, by where the file lies."""
+    (run,) = (run for run in runs if run.offset <= offset < run.offset + run.length)
+    return run.place + offset - run.offset
 
 
 def filefrag(path: Path) -> list[Run]:
@@ -120,17 +124,19 @@ def is_dax(path: Path) -> bool:
 
 
 @contextmanager
-def open_mount(kind: str, place: Place, directory: Path, *options: str) -> Iterator[Mounted]:
-    """A new file system, mounted while the context lasts."""
+def open_mount(
+    kind: str, place: Place, directory: Path, *options: str, dax: bool = True
+) -> Iterator[Mounted]:
+    """A new file system, made with `options`, mounted while the context lasts."""
     program(*MAKE[kind], *options, place.path)
-    mount(place, directory)
+    mount(place, directory, dax=dax)
     try:
         yield Mounted(kind, place, directory)
     finally:
         program("umount", directory)
 
 
-def mount(place: Place, directory: Path) -> None:
-    """`mount -o dax`."""
+def mount(place: Place, directory: Path, *, dax: bool = True) -> None:
+    """`mount -o dax`, or without."""
     directory.mkdir(exist_ok=True)
-    program("mount", "-o", "dax", place.path, directory)
+    program("mount", *(["-o", "dax"] if dax else []), place.path, directory)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # In the guest, on the host's root: what a booted system has, then the tests, then power off.
-# The host says in the environment where CHECKOUT and MODULES are, and gives pytest's arguments.
+# The host says in the environment where CHECKOUT and MODULES are, and what of the checkout is to be
+# as /ring/checkout.tar has it (CHECKED_OUT), and gives pytest's arguments.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root LC_ALL=C.UTF-8 DAXMEND_RING=1 DM_DISABLE_UDEV=1
 
@@ -17,6 +18,10 @@ done
 mkdir -p /dev/shm /dev/pts /run/lock
 mount -t tmpfs tmpfs /dev/shm || exit
 mount -t devpts devpts /dev/pts || exit
+for name in $CHECKED_OUT; do
+    mount -t tmpfs tmpfs "$CHECKOUT/$name" || exit
+done
+tar -xf /ring/checkout.tar -C "$CHECKOUT" || exit
 mkdir -p /lib/modules
 ln -sfn "$MODULES" "/lib/modules/$(uname -r)"
 # ndctl's configuration of modprobe asks for keys first; there are none.

@@ -21,8 +21,7 @@ LAST = 399 << 20  # bytes; a place near the end, which nobody uses
 def damaged(mounted: Mounted) -> Iterator[Path]:
     """A file with three bad sectors, two of them neighbours."""
     path = mounted.write("located", random.Random(5).randbytes(64 * PAGE))
-    for sector in (8, 9, 300):
-        mounted.inject(path, sector * SECTOR)
+    mounted.inject(path, *(sector * SECTOR for sector in (8, 9, 300)))
     yield path
     path.unlink()
 

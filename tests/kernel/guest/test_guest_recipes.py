@@ -1,4 +1,4 @@
-"""Each line of docs/recipes.md for fsdax does what it says on this kernel.
+"""Each line of docs/recipes.md for a pmem disk does what it says on this kernel.
 
 Emulated persistent memory has no record that a devdax device or a disk in sector mode could show:
 it takes bad blocks by the fsdax disk alone.
@@ -8,8 +8,9 @@ import random
 from pathlib import Path
 
 import pytest
-from mountpoint import Mounted
-from pmem import PAGE, SECTOR
+from mountpoint import Mounted, is_dax, open_mount
+from place import Place
+from pmem import PAGE, SECTOR, Pmem
 from program import program
 
 from recipebook import recipes
@@ -38,9 +39,16 @@ def damaged(mounted: Mounted, safe: Path) -> dict[str, object]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("place", ["one"], indirect=True)
-@pytest.mark.usefixtures("no_bad_blocks")
-@pytest.mark.parametrize("name", ["fsdax", "fsdax-zero"])
-def test_the_recipe_for_fsdax(mounted: Mounted, name: str, tmp_path: Path) -> None:
-    follow(name, damaged(mounted, tmp_path))
-    (mounted.directory / "file").unlink()
+@pytest.mark.parametrize(
+    ("name", "kind"), [("fsdax", "ext4"), ("fsdax-zero", "xfs"), ("nodax", "xfs")]
+)
+def test_each_line_of_the_recipe_does_what_it_says(
+    name: str, kind: str, pmems: list[Pmem], tmp_path: Path
+) -> None:
+    place = Place("one", pmems[0].path, pmems[:1])
+    dax = name != "nodax"
+    with open_mount(kind, place, Path("/mnt/recipe"), dax=dax) as mounted:
+        variables = damaged(mounted, tmp_path)
+        assert is_dax(Path(str(variables["FILE"]))) is dax
+        follow(name, variables)
+    assert place.bad_sectors() == place.ndctl_bad_sectors() == []

@@ -260,8 +260,9 @@ def test_what_cannot_be_mapped_is_refused_in_words(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(UsageError, match="is empty"):
         guard.open(tmp_path / "empty")
-    with pytest.raises(UsageError, match="is a directory"):
-        guard.open(tmp_path, "r")
+    for mode in ("r", "r+"):
+        with pytest.raises(UsageError, match="is a directory"):
+            guard.open(tmp_path, mode)
     for name in ("/dev/null", "/dev/zero", tmp_path / "fifo"):
         with pytest.raises(UsageError, match="no regular file"):
             guard.open(name)
@@ -272,9 +273,12 @@ def test_what_cannot_be_mapped_is_refused_in_words(tmp_path: Path) -> None:
 
 
 def test_a_part_that_is_not_there_is_refused(path: Path) -> None:
-    for offset, length in ((0, 65 * PAGE), (64 * PAGE, None), (PAGE, 64 * PAGE), (0, 0), (0, -1)):
+    for offset, length in ((0, 65 * PAGE), (PAGE, 64 * PAGE), (0, 0), (0, -1)):
         with pytest.raises(UsageError, match="not a part of"):
             guard.Mapping(path, offset=offset, length=length)
+    for offset in (64 * PAGE, 90 * PAGE, -PAGE):
+        with pytest.raises(UsageError, match=f"offset {offset} is not in its {64 * PAGE} bytes"):
+            guard.Mapping(path, offset=offset)
     with pytest.raises(UsageError, match="not aligned"):
         guard.Mapping(path, offset=100)
 
@@ -289,7 +293,7 @@ def test_memory_without_a_file_cannot_be_guarded(memory: object) -> None:
 
 
 def test_what_is_no_memory_cannot_be_guarded() -> None:
-    with pytest.raises(UsageError, match="no buffer"):
+    with pytest.raises(UsageError, match=r"no buffer.*guard.open and guard.memmap map a file"):
         guard.watch("text")
     with pytest.raises(UsageError, match="0 bytes"):
         guard.watch(b"")

@@ -62,7 +62,8 @@ library.nested_start.argtypes = (ctypes.c_void_p, ctypes.c_int)
 library.nested_install()
 count = 400
 many = stack.enter_context(open_pages(count))
-watch = _native.Watch(many.address, count * PAGE, mmap.PROT_READ | mmap.PROT_WRITE)
+rights = mmap.PROT_READ | mmap.PROT_WRITE
+watch = _native.Watch(many.address, count * PAGE, rights, 0, -1, 0)
 watch.start()
 library.nested_start(many.address + (count - 1) * PAGE, 100)
 for _ in range(2000):
