@@ -2,10 +2,12 @@
 
 import os
 import random
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.harness import Row, seconds, seconds_each, versus
+from benchmarks.harness import Result, Row, seconds_each, versus, versus_briefly
+from benchmarks.memory import Memory
 from daxmend.dax import io
 from daxmend.extent import Extent
 from daxmend.pmem.device import PmemDevice
@@ -18,7 +20,7 @@ _READS = 20_000
 _MILLION = 1_000_000
 
 
-def rows(directory: Path) -> Iterator[Row]:
+def results(directory: Path) -> Iterator[Result]:
     """`directory` is on tmpfs."""
     device = _make(directory / "device.pool", GIB)
     io.write(device, 0, os.urandom(_REGION))
@@ -31,58 +33,46 @@ def rows(directory: Path) -> Iterator[Row]:
 
 def _make(path: Path, size: int) -> PmemDevice:
     create(path, size)
-    return open_device(str(path))
+    device = open_device(str(path))
+    assert isinstance(device, PmemDevice)
+    return device
 
 
 def _against_memory(device: PmemDevice) -> Iterator[Row]:
     base = device.pool.header.layout.data.offset
-    memory = memoryview(device.pool.backing.memory)
-    source, target = bytes(MIB), bytearray(MIB)
+    source = bytes(MIB)
+    memory = Memory(device.pool.backing.memory, source)
     offsets = range(0, _REGION, MIB)
-
-    def each(work: Callable[[int], object]) -> Callable[[], float]:
-        return lambda: seconds_each(work, offsets)
-
-    def copy_out(at: int) -> None:
-        target[:] = memory[base + at : base + at + MIB]
-
-    def copy_in(at: int) -> None:
-        memory[base + at : base + at + MIB] = source
-
     yield versus(
         "read 1 MiB, in-process",
-        each(lambda at: io.read(device, Extent(at, MIB))),
-        "memcpy",
-        each(copy_out),
+        lambda: seconds_each(lambda at: io.read(device, Extent(at, MIB)), offsets),
+        memory.NAME,
+        lambda: seconds_each(lambda at: memory.copy_out(base + at), offsets),
         0.9,
     )
     yield versus(
         "write 1 MiB, in-process",
-        each(lambda at: io.write(device, at, source)),
-        "memcpy",
-        each(copy_in),
+        lambda: seconds_each(lambda at: io.write(device, at, source), offsets),
+        memory.NAME,
+        lambda: seconds_each(lambda at: memory.copy_in(base + at), offsets),
         0.9,
     )
 
 
-def _random_pages(count: int) -> list[int]:
-    return [page * PAGE for page in random.Random(1).choices(range(_REGION // PAGE), k=count)]
-
-
-def _read_pages(device: PmemDevice, offsets: list[int]) -> float:
-    extents = [Extent(at, PAGE) for at in offsets]
-    return seconds_each(lambda extent: io.read(device, extent), extents)
+def _random_pages() -> list[Extent]:
+    pages = random.Random(1).choices(range(_REGION // PAGE), k=_READS)
+    return [Extent(page * PAGE, PAGE) for page in pages]
 
 
 def _small_reads(device: PmemDevice) -> Row:
     base = device.pool.header.layout.data.offset
-    offsets = _random_pages(_READS)
     fd = device.pool.backing.fd
-    return versus(
+    return versus_briefly(
         "read 4 KiB, in-process",
-        lambda: _read_pages(device, offsets),
+        lambda extent: io.read(device, extent),
         "os.pread on tmpfs",
-        lambda: seconds_each(lambda at: os.pread(fd, PAGE, base + at), offsets),
+        lambda extent: os.pread(fd, PAGE, base + extent[0]),
+        _random_pages(),
         1.0,
     )
 
@@ -92,7 +82,10 @@ def _recovery(device: PmemDevice) -> Row:
 
     def write() -> float:
         other.count(0)  # both begin with caches full of this, not of what the injection wrote
-        return seconds(lambda: (io.write(device, 0, data), device.fence()))
+        start = time.perf_counter()
+        io.write(device, 0, data)
+        device.fence()
+        return time.perf_counter() - start
 
     def heal() -> float:
         device.inject(Extent(0, len(data)))
@@ -108,12 +101,12 @@ def _record_elsewhere(directory: Path) -> Iterator[Row]:
         io.write(device, 0, bytes(_REGION))
     bad = (Extent(_REGION + at * 6 * SECTOR, SECTOR) for at in range(_MILLION))
     full._record.set(bad)  # without poison: only the record's cost is measured
-    offsets = _random_pages(_READS)
-    yield versus(
+    yield versus_briefly(
         "read 4 KiB, 1,000,000 bad sectors elsewhere",
-        lambda: _read_pages(full, offsets),
+        lambda extent: io.read(full, extent),
         "empty record",
-        lambda: _read_pages(empty, offsets),
+        lambda extent: io.read(empty, extent),
+        _random_pages(),
         0.95,
     )
 

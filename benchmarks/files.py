@@ -1,34 +1,41 @@
 """Files: in-process and mounted, many small ones, and repair against the advice of the day."""
 
+import itertools
 import mmap
 import os
-import random
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.harness import Row, seconds, seconds_each, versus
+from benchmarks.harness import (
+    Measure,
+    Result,
+    Row,
+    interleaved,
+    seconds,
+    seconds_each,
+    versus,
+    versus_briefly,
+)
+from benchmarks.memory import Memory
 from benchmarks.mount import (
     SIZE,
     build_peer,
+    mounted,
     our_device,
     peer_device,
-    random_reads,
+    random_offsets,
     sequential_read,
     sequential_write,
 )
-from benchmarks.record import Measure
 from daxmend.extent import Extent, format_badblocks
 from daxmend.fs import ROOT_INO, FileSystem
 from daxmend.fuse import find_mount, unmount
 from daxmend.host import fileioctl, zeroing
 from daxmend.media.pool import Content
-from daxmend.mounts.daemon import mount_in_background
-from daxmend.mounts.option import MountOptions
 from daxmend.stack.device import open_device
 from daxmend.stack.filesystem import open_filesystem
 from daxmend.stack.pool import create
@@ -37,7 +44,6 @@ from daxmend.units import GIB, MIB, PAGE
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-_READS = 5000
 _FILES = 10_000
 _PAGES = 1000  # bad ones, scattered
 _MANY = 100_000
@@ -45,13 +51,14 @@ _FILE_MODE = 0o100644
 _DAMAGED = 16 * MIB
 
 
-def rows(directory: Path) -> Iterator[Row]:
+def results(directory: Path) -> Iterator[Result]:
     """`directory` is on tmpfs. Without libfuse3-dev the mounted rows have no peer, and end."""
     yield from _in_process(directory)
     yield _repair(directory)
     yield from _mounted_repair(directory)
     yield from _mounted(directory)
     yield from _small_files(directory)
+    yield from _many_files(directory / "many.pool")
 
 
 def _open(path: Path, size: int) -> FileSystem:
@@ -74,35 +81,28 @@ def _in_process(directory: Path) -> Iterator[Row]:
         fs.write(ino, at, data[at : at + MIB])
     plain.write_bytes(data)
     fd = os.open(plain, os.O_RDWR)
-    pages = random.Random(1).choices(range(0, SIZE, PAGE), k=4 * _READS)
-    yield versus(
+    yield versus_briefly(
         "file: read 4 KiB, in-process",
-        lambda: seconds_each(lambda at: fs.read(ino, at, PAGE), pages),
+        lambda at: fs.read(ino, at, PAGE),
         "os.pread on tmpfs",
-        lambda: seconds_each(lambda at: os.pread(fd, PAGE, at), pages),
+        lambda at: os.pread(fd, PAGE, at),
+        random_offsets(),
         0.8,
     )
-    source, target, spans = bytes(MIB), bytearray(MIB), range(0, SIZE // 2, MIB)
-    memory = bytearray(data)
-
-    def copy_out(at: int) -> None:
-        target[:] = memory[at : at + MIB]
-
-    def copy_in(at: int) -> None:
-        memory[at : at + MIB] = source
-
+    source, spans = bytes(MIB), range(0, SIZE // 2, MIB)
+    memory = Memory(bytearray(data), source)
     yield versus(
         "file: read 1 MiB, in-process",
         lambda: seconds_each(lambda at: fs.read(ino, at, MIB), spans),
-        "memcpy",
-        lambda: seconds_each(copy_out, spans),
+        memory.NAME,
+        lambda: seconds_each(memory.copy_out, spans),
         0.9,
     )
     yield versus(
         "file: write 1 MiB, in-process",
         lambda: seconds_each(lambda at: fs.write(ino, at, source), spans),
-        "memcpy",
-        lambda: seconds_each(copy_in, spans),
+        memory.NAME,
+        lambda: seconds_each(memory.copy_in, spans),
         0.9,
     )
     os.close(fd)
@@ -160,20 +160,6 @@ def _repair(directory: Path) -> Row:
     return row._replace(name=f"{row.name} ({extents[0]} extent)", peer_name=f"punch ({extents[1]})")
 
 
-@contextmanager
-def _mount(directory: Path, size: int) -> Iterator[Path]:
-    pool, mountpoint = directory / "fs.pool", directory / "fs"
-    create(pool, size, content=Content.FS)
-    mountpoint.mkdir()
-    mount_in_background(pool, mountpoint, MountOptions())
-    try:
-        yield mountpoint
-    finally:
-        unmount(mountpoint)
-        pool.unlink()
-        mountpoint.rmdir()
-
-
 class _Damaged:
     """A file on a mount, and the means to make its pages bad; each write is made durable."""
 
@@ -219,7 +205,7 @@ class _Damaged:
 def _mounted_repair(directory: Path) -> Iterator[Row]:
     """Through the mount: healing against clean pages, and against the advice of the day."""
     chunk, page = mmap.mmap(-1, MIB), mmap.mmap(-1, PAGE)  # page-aligned: requests are whole
-    with _mount(directory, 16 * _DAMAGED) as mountpoint:
+    with mounted(directory, 16 * _DAMAGED) as mountpoint:
         file = _Damaged(mountpoint)
         spans = range(0, _DAMAGED, MIB)
 
@@ -266,7 +252,7 @@ def _mounted(directory: Path) -> Iterator[Row]:
     devices = directory / "devices"
     devices.mkdir()
     with (
-        _mount(directory, SIZE + 64 * MIB) as mountpoint,
+        mounted(directory, SIZE + 64 * MIB) as mountpoint,
         our_device(devices) as raw,
         peer_device(devices) as peer,  # last: a server of ours would inherit its open file
         open(mountpoint / "file", "w+b", buffering=0) as file,
@@ -274,13 +260,14 @@ def _mounted(directory: Path) -> Iterator[Row]:
         for fd in (file.fileno(), peer, raw):
             sequential_write(fd)
         direct = os.open(mountpoint / "file", os.O_RDWR | os.O_DIRECT)
-        offsets = random.Random(1).choices(range(0, SIZE, PAGE), k=_READS)
+        page = mmap.mmap(-1, PAGE)  # aligned, as O_DIRECT wants it
         for name, fd, goal in (("C libfuse", peer, 0.8), ("raw device file", raw, None)):
-            yield versus(
+            yield versus_briefly(
                 "mounted file: read 4 KiB, random",
-                lambda: _direct_reads(direct, offsets),
+                lambda at: os.preadv(direct, [page], at),
                 name,
-                lambda fd=fd: random_reads(fd, offsets),  # type: ignore[misc]
+                lambda at, fd=fd: os.pread(fd, PAGE, at),  # type: ignore[misc]
+                random_offsets(),
                 goal,
             )
         for name, fd, goal in (("C libfuse", peer, 0.9), ("raw device file", raw, None)):
@@ -301,11 +288,6 @@ def _mounted(directory: Path) -> Iterator[Row]:
         os.close(direct)
 
 
-def _direct_reads(fd: int, offsets: list[int]) -> float:
-    page = mmap.mmap(-1, PAGE)
-    return seconds_each(lambda at: os.preadv(fd, [page], at), offsets)
-
-
 def _small_files(directory: Path) -> Iterator[Row]:
     backing, peer = directory / "backing", directory / "tree"
     backing.mkdir()
@@ -315,15 +297,19 @@ def _small_files(directory: Path) -> Iterator[Row]:
     while find_mount(peer) is None:
         time.sleep(0.01)
     try:
-        with _mount(directory, 256 * MIB) as ours:
+        with mounted(directory, 256 * MIB) as ours:
             for name, work in (("create", _create), ("stat", _stat), ("unlink", _unlink)):
-                best = {ours: float("inf"), peer: float("inf")}
-                for turn in range(3):
-                    for where in (ours, peer):
-                        best[where] = min(best[where], _work_once(where, turn, name, work))
+                turns = itertools.count()
+                timings = interleaved(
+                    {
+                        where: lambda at=where: _work_once(at, next(turns), name, work)  # noqa: B023
+                        for where in (ours, peer)
+                    },
+                    rounds=3,
+                )
                 yield Row(
-                    f"mounted: {name} of {_FILES} files, each", best[ours], "C libfuse tree",
-                    best[peer], None,
+                    f"mounted: {name} of {_FILES} files, each", timings[ours], "C libfuse tree",
+                    timings[peer],
                 )  # fmt: skip
     finally:
         unmount(peer)
@@ -358,9 +344,8 @@ def _unlink(directory: Path) -> None:
         os.unlink(f"{directory}/{number}")
 
 
-def measures(directory: Path) -> Iterator[Measure]:
+def _many_files(path: Path) -> Iterator[Measure]:
     """Opening a file system with 100,000 files."""
-    path = directory / "many.pool"
     fs = _open(path, GIB)
     for number in range(_MANY // 1000):
         parent = fs.make(ROOT_INO, b"%d" % number, 0o040755, 0, 0)

@@ -1,28 +1,82 @@
-"""How everything here is measured: pinned to one CPU, both sides interleaved, best of rounds."""
+"""How everything here is measured: pinned to one CPU, all sides in turn, best of rounds."""
 
+import itertools
 import os
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 ROUNDS = 8
+_SHORT_ROUNDS = 40  # of small things, so that some of them have the processor for themselves
+_CALLS = 2_000  # in a short round
 
 _T = TypeVar("_T")
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+class Timing(NamedTuple):
+    """Seconds of one operation: the best round's, and the median of all."""
+
+    best: float
+    median: float
+
+    @property
+    def noise(self) -> float:
+        """How far the rounds lie apart, as a part of the best."""
+        return self.median / self.best - 1
 
 
 class Row(NamedTuple):
-    """One line of the table: seconds of one operation on each side; `goal` is the least ratio."""
+    """One line of the table, measured side by side; `goal` is the least ratio, or None."""
 
     name: str
-    ours_s: float
+    ours: Timing
     peer_name: str
-    peer_s: float
-    goal: float | None
+    peer: Timing
+    goal: float | None = None
 
     @property
     def ratio(self) -> float:
         """How fast we are in units of the peer: above 1 is faster."""
-        return self.peer_s / self.ours_s
+        return self.peer.best / self.ours.best
+
+    @property
+    def noise(self) -> float:
+        """What the ratio may differ by from one run to the next."""
+        return self.ours.noise + self.peer.noise
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the ratio reaches the goal; None without one."""
+        return None if self.goal is None else self.ratio >= self.goal
+
+
+class Measure(NamedTuple):
+    """One number against a limit that it must not pass."""
+
+    name: str
+    value: float
+    unit: str
+    limit: float
+
+    @property
+    def is_met(self) -> bool:
+        """Whether it keeps the limit."""
+        return self.value <= self.limit
+
+
+class Note(NamedTuple):
+    """What was seen and is no speed: how much somebody saved, why there is no peer."""
+
+    text: str
+
+
+Result = Row | Measure | Note
+
+
+class Missing(Exception):  # noqa: N818  # nothing went wrong
+    """A part cannot be measured here: its peer is not installed, or root is needed."""
 
 
 def pin(cpu: int = 0) -> None:
@@ -45,6 +99,17 @@ def seconds_each(work: Callable[[_T], object], arguments: Sequence[_T]) -> float
     return (time.perf_counter() - start) / len(arguments)
 
 
+def interleaved(
+    works: Mapping[_Key, Callable[[], float]], rounds: int = ROUNDS
+) -> dict[_Key, Timing]:
+    """Every work in turn, again and again; each returns its own seconds an operation."""
+    times: dict[_Key, list[float]] = {key: [] for key in works}
+    for _ in range(rounds):
+        for key, work in works.items():
+            times[key].append(work())
+    return {key: Timing(min(all_), statistics.median(all_)) for key, all_ in times.items()}
+
+
 def versus(
     name: str,
     ours: Callable[[], float],
@@ -53,12 +118,27 @@ def versus(
     goal: float | None,
     rounds: int = ROUNDS,
 ) -> Row:
-    """Measure both sides in turn; each returns its own seconds an operation."""
-    best_ours = best_peer = float("inf")
-    for _ in range(rounds):
-        best_ours = min(best_ours, ours())
-        best_peer = min(best_peer, peer())
-    return Row(name, best_ours, peer_name, best_peer, goal)
+    """Both sides in turn."""
+    timings = interleaved({"ours": ours, "peer": peer}, rounds)
+    return Row(name, timings["ours"], peer_name, timings["peer"], goal)
+
+
+def versus_briefly(
+    name: str,
+    ours: Callable[[_T], object],
+    peer_name: str,
+    peer: Callable[[_T], object],
+    arguments: Sequence[_T],
+    goal: float | None,
+) -> Row:
+    """Both sides in turn, for calls of microseconds: many short rounds, each of other arguments."""
+
+    def each(work: Callable[[_T], object]) -> Callable[[], float]:
+        starts = range(0, len(arguments), _CALLS)
+        parts = itertools.cycle([arguments[at : at + _CALLS] for at in starts])
+        return lambda: seconds_each(work, next(parts))
+
+    return versus(name, each(ours), peer_name, each(peer), goal, _SHORT_ROUNDS)
 
 
 def format_seconds(value: float) -> str:

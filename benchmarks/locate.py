@@ -7,23 +7,17 @@ Without a reverse map, which only XFS can have, every file's extents are asked f
 import os
 import random
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.harness import seconds
-from benchmarks.record import Measure
+from benchmarks.harness import Measure, Note, Result, seconds
+from benchmarks.loop import can_loop, loop_device, run
 from daxmend.extent import Extent, format_badblocks
 from daxmend.fs import ROOT_INO
-from daxmend.fuse import unmount
 from daxmend.host.fiemap import file_extents
 from daxmend.host.unknown import Unknown
 from daxmend.media.pool import Content
-from daxmend.mounts.daemon import mount_in_background
-from daxmend.mounts.option import MountOptions
 from daxmend.rescue.hosttarget import HostTarget
 from daxmend.rescue.opening import open_target
 from daxmend.rescue.target import locate
@@ -39,19 +33,19 @@ _SIZE = 2 * GIB
 _MKFS = {
     "ext4": ["mkfs.ext4", "-q", "-b", "4096", "-N", "200000"],
     "XFS with a reverse map": ["mkfs.xfs", "-q", "-m", "rmapbt=1"],
-    "XFS without": ["mkfs.xfs", "-q", "-m", "rmapbt=0"],
+    "XFS without one": ["mkfs.xfs", "-q", "-m", "rmapbt=0"],
 }
 
 
-def measures(directory: Path) -> Iterator[Measure]:
+def results(directory: Path) -> Iterator[Result]:
     """`directory` is on tmpfs."""
     yield from _in_pool(directory / "locate.pool")
-    if os.geteuid() != 0 or not os.path.exists("/dev/loop-control"):
-        print("locate: ext4 and XFS are measured as root, on loop devices", file=sys.stderr)
+    if not can_loop():
+        yield Note("locate: ext4 and XFS are measured as root, on loop devices")
         return
     for name, mkfs in _MKFS.items():
         if shutil.which(mkfs[0]) is None:
-            print(f"locate: {mkfs[0]} is missing", file=sys.stderr)
+            yield Note(f"locate: {mkfs[0]} is missing")
             continue
         with _kernel_file_system(directory, mkfs) as (loop, where, record):
             files = list(_make_files(where))
@@ -103,32 +97,16 @@ def _locate(named: str | Path) -> None:
 @contextmanager
 def _kernel_file_system(directory: Path, mkfs: list[str]) -> Iterator[tuple[str, Path, Path]]:
     """The loop device, where its file system is mounted, and the record of what is below."""
-    pool, raw, where = (directory / f"locate-{name}" for name in ("pool", "raw", "fs"))
-    create(pool, _SIZE)
-    for each in (raw, where):
-        each.mkdir()
-    mount_in_background(pool, raw, MountOptions(), raw=True)
-    try:
-        loop = _run("losetup", "--find", "--show", raw / "device").strip()
+    where = directory / "locate-fs"
+    where.mkdir()
+    with loop_device(directory, _SIZE) as (loop, record):
+        run(*mkfs, loop)
+        run("mount", loop, where)
         try:
-            _run(*mkfs, loop)
-            _run("mount", loop, where)
-            yield loop, where, raw / ".daxmend" / "badblocks"
+            yield loop, where, record
         finally:
-            subprocess.run(["umount", where], check=False)
-            _run("losetup", "--detach", loop)
-            while Path("/sys/block", Path(loop).name, "loop").exists():  # the kernel takes its time
-                time.sleep(0.01)
-    finally:
-        unmount(raw)
-        pool.unlink()
-        raw.rmdir()
-        where.rmdir()
-
-
-def _run(*command: object) -> str:
-    words = [str(word) for word in command]
-    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+            run("umount", where)
+    where.rmdir()
 
 
 def _make_files(where: Path) -> Iterator[Path]:

@@ -5,8 +5,7 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.harness import Row, seconds_each, versus
-from benchmarks.record import Measure
+from benchmarks.harness import Measure, Result, Row, seconds_each, versus
 from daxmend.dax import io
 from daxmend.dax.api import AccessMode, DaxDevice
 from daxmend.dm import MappedDevice
@@ -26,7 +25,7 @@ _LINES = (1, 1_000, 100_000)
 _NORMAL = AccessMode.NORMAL
 
 
-def rows(directory: Path) -> Iterator[Row]:
+def results(directory: Path) -> Iterator[Result]:
     """`directory` is on tmpfs."""
     bare = _pool(directory / "bare.pool", _REGION)
     below = _pool(directory / "below.pool", _REGION + PAGE)
@@ -38,6 +37,7 @@ def rows(directory: Path) -> Iterator[Row]:
     deep = _deep(directory)
     yield from _versus("three layers", deep, "bare device", bare, None, None)
     yield _recovery(deep, bare)
+    yield from _long_tables()
 
 
 def _pool(path: Path, size: int) -> PmemDevice:
@@ -124,7 +124,7 @@ def _recovery(deep: MappedDevice, bare: PmemDevice) -> Row:
     )
 
 
-def measures(directory: Path) -> Iterator[Measure]:
+def _long_tables() -> Iterator[Measure]:
     """Finding the line of an address: O(log n); at 100,000 of them, caches that miss."""
     member = open_device(f"ram:{2 * max(_LINES) * PAGE}")
     for count in _LINES:

@@ -10,28 +10,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.harness import Row, seconds_each, versus
+from benchmarks.harness import Missing, Result, seconds_each, versus, versus_briefly
 from daxmend.fuse import find_mount, unmount
+from daxmend.media.pool import Content
 from daxmend.mounts.daemon import mount_in_background
 from daxmend.mounts.option import MountOptions
 from daxmend.stack.pool import create
 from daxmend.units import MIB, PAGE
 
 SIZE = 256 * MIB
-_READS = 5000
+_READS = 10_000
 
 
-def rows(directory: Path) -> Iterator[Row]:
+def results(directory: Path) -> Iterator[Result]:
     """`directory` is on tmpfs. Without libfuse3-dev there is no peer and no row."""
     with our_device(directory) as ours, peer_device(directory) as peer:
         for fd in (ours, peer):
             sequential_write(fd)
-        offsets = random.Random(1).choices(range(0, SIZE, PAGE), k=_READS)
-        yield versus(
+        yield versus_briefly(
             "mount: read 4 KiB, random",
-            lambda: random_reads(ours, offsets),
+            lambda at: os.pread(ours, PAGE, at),
             "C libfuse",
-            lambda: random_reads(peer, offsets),
+            lambda at: os.pread(peer, PAGE, at),
+            random_offsets(),
             0.8,
         )
         yield versus(
@@ -51,8 +52,8 @@ def rows(directory: Path) -> Iterator[Row]:
 
 
 def build_peer(directory: Path, name: str) -> Path:
-    """The compiled C server. Raises `LookupError` where cc or libfuse3-dev is missing."""
-    missing = LookupError("no C peer: install gcc, pkg-config and libfuse3-dev")
+    """The compiled C server. Raises `Missing` where cc or libfuse3-dev is missing."""
+    missing = Missing("no C peer: install gcc, pkg-config and libfuse3-dev")
     if shutil.which("cc") is None or shutil.which("pkg-config") is None:
         raise missing
     flags = subprocess.run(
@@ -64,6 +65,21 @@ def build_peer(directory: Path, name: str) -> Path:
     source = Path(__file__).with_name(f"{name}.c")
     subprocess.run(["cc", "-O2", source, "-o", program, *flags.stdout.split()], check=True)
     return program
+
+
+@contextmanager
+def mounted(directory: Path, size: int) -> Iterator[Path]:
+    """Where a new file system is mounted."""
+    pool, mountpoint = directory / "fs.pool", directory / "fs"
+    create(pool, size, content=Content.FS)
+    mountpoint.mkdir()
+    mount_in_background(pool, mountpoint, MountOptions())
+    try:
+        yield mountpoint
+    finally:
+        unmount(mountpoint)
+        pool.unlink()
+        mountpoint.rmdir()
 
 
 @contextmanager
@@ -99,9 +115,9 @@ def peer_device(directory: Path) -> Iterator[int]:
         server.wait()
 
 
-def random_reads(fd: int, offsets: list[int]) -> float:
-    """Seconds of one read of a page."""
-    return seconds_each(lambda at: os.pread(fd, PAGE, at), offsets)
+def random_offsets() -> list[int]:
+    """Of pages of what has `SIZE` bytes."""
+    return random.Random(1).choices(range(0, SIZE, PAGE), k=_READS)
 
 
 def sequential_read(fd: int) -> float:

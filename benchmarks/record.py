@@ -7,9 +7,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-from benchmarks.harness import seconds_each
+from benchmarks.harness import Measure, Result, seconds_each
 from daxmend.extent import Extent
 from daxmend.pmem.badblocks import BadBlocks
 from daxmend.stack.device import open_device
@@ -21,16 +20,7 @@ _POOL = 64 * GIB
 _BAD = 100_000
 
 
-class Measure(NamedTuple):
-    """One number against a limit that it must not pass."""
-
-    name: str
-    value: float
-    unit: str
-    limit: float
-
-
-def measures(directory: Path) -> Iterator[Measure]:
+def results(directory: Path) -> Iterator[Result]:
     """`directory` is on tmpfs."""
     yield from _in_memory()
     yield from _attach(directory / "large.pool")

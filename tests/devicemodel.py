@@ -47,7 +47,7 @@ class DeviceModel:
         self.poison: set[int] = set()  # lines
         self.recorded: set[int] = set()  # sectors
         self.lost: set[int] = set()  # sectors, a part of `recorded`
-        self.kept: dict[int, bytes] = {}  # readable lines of lost sectors, for salvage
+        self.kept: dict[int, int] = {}  # bytes of lost sectors, for salvage
 
     # -- injection (R2) and scrub (R4) ---------------------------------------------------------
 
@@ -99,14 +99,14 @@ class DeviceModel:
             for number in units(extent, unit)
             if number in numbers
             for byte in range(number * unit, (number + 1) * unit)
-            if extent.offset <= byte < extent.end and byte // CACHELINE not in self.kept
+            if extent.offset <= byte < extent.end and byte not in self.kept
         }
         data = bytearray(self.content[extent.offset : extent.end])
         for at in range(extent.offset, extent.end):
             if at in missing:
                 data[at - extent.offset] = 0
-            elif at // CACHELINE in self.kept:
-                data[at - extent.offset] = self.kept[at // CACHELINE][at % CACHELINE]
+            elif at in self.kept:
+                data[at - extent.offset] = self.kept[at]
         return bytes(data), merged(missing, 1)
 
     # -- writing -------------------------------------------------------------------------------
@@ -193,9 +193,15 @@ class DeviceModel:
                     self._put(line * CACHELINE, bytes(CACHELINE))
                 elif sector not in self.lost:
                     at = line * CACHELINE
-                    self.kept[line] = bytes(self.content[at : at + CACHELINE])
+                    self.kept.update(enumerate(self.content[at : at + CACHELINE], at))
             self.lost.add(sector)
         self.poison -= set(units(side, CACHELINE))
+
+    def keep_zeros(self, extent: Extent) -> None:
+        """R32: of lost bytes that were given up, zeros are salvaged."""
+        for at in range(extent.offset, extent.end):
+            if at // SECTOR in self.lost:
+                self.kept[at] = 0
 
     # -- below ---------------------------------------------------------------------------------
 
@@ -220,8 +226,8 @@ class DeviceModel:
             yield page
 
     def _forget(self, extent: Extent) -> None:
-        for line in units(extent, CACHELINE):
-            self.kept.pop(line, None)
+        for at in range(extent.widened(CACHELINE).offset, extent.widened(CACHELINE).end):
+            self.kept.pop(at, None)
         self.poison -= set(units(extent, CACHELINE))
         self.recorded -= set(units(extent, SECTOR))
         self.lost -= set(units(extent, SECTOR))

@@ -1,7 +1,7 @@
 """What must hold of every open file system, found by a walk that trusts none of its indexes.
 
-`walk` goes from the root through the public operations and adds up pages; `hold` also asks `check`
-about what is on the medium. Both return nothing and assert.
+`walk` goes from the root through the public operations and adds up pages; `check_medium` asks
+`check` about what is on the medium. Both return nothing and assert.
 """
 
 import stat
@@ -9,7 +9,7 @@ from collections import Counter
 
 from daxmend.dax.api import DaxDevice
 from daxmend.extent import Extent, ExtentSet
-from daxmend.fs import FileSystem
+from daxmend.fs import FileSystem, Owner
 from daxmend.fs.check import check
 from daxmend.units import PAGE
 
@@ -121,6 +121,12 @@ def check_owners(fs: FileSystem) -> None:
         for mapping in fs.extents(ino) if stat.S_ISREG(fs.stat(ino).mode) else ():
             wanted.add(Extent(mapping.device_offset, mapping.length))
     assert files == wanted
+
+
+def bad_owners(fs: FileSystem) -> list[Owner]:
+    """The whole record, split by owner (R9, R42)."""
+    bad = fs.device.badblocks(Extent(0, fs.device.size))
+    return [owner for run, _ in bad for owner in fs.owners(run)]
 
 
 def check_medium(device: DaxDevice) -> None:

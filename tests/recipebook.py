@@ -1,11 +1,10 @@
 """The command lines of docs/recipes.md, for tests that run them."""
 
 import re
-from pathlib import Path
 from typing import NamedTuple
 
-_PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
-_BLOCK = re.compile(r"^```sh recipe=(\S+)( background)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+from page import ROOT, blocks
+
 _EXITS = re.compile(r"\s+# exits (\d+)$")
 
 
@@ -19,9 +18,9 @@ class Line(NamedTuple):
 def recipes() -> dict[str, list[Line]]:
     """The lines of every recipe by name; those in the background are left out."""
     return {
-        name: [_line(text) for text in body.splitlines()]
-        for name, background, body in _BLOCK.findall(_PAGE.read_text())
-        if not background
+        words[0].removeprefix("recipe="): [_line(text) for text in body.splitlines()]
+        for _, words, body in blocks(ROOT / "docs/recipes.md")
+        if words and words[0].startswith("recipe=") and "background" not in words
     }
 
 

@@ -5,9 +5,10 @@ A message names the thing, the offset, what happened and what to do next.
 """
 
 import errno as _errno
+import os
 from typing import ClassVar
 
-# Exit statuses of the commands; where several hold: 8, then 4, then 2 (design, "Command line").
+# Exit statuses of the commands; where several hold: 8, then 4, then 2 (docs/errors.md).
 EXIT_DONE = 0
 EXIT_REPAIRED = 1
 EXIT_UNKNOWN = 2
@@ -34,6 +35,11 @@ def _restore(
     error.args = args
     error.__dict__.update(state)
     return error
+
+
+def os_error(number: int) -> OSError:
+    """The exception of a system call that fails with the errno `number`."""
+    return OSError(number, os.strerror(number))
 
 
 class UsageError(DaxmendError):

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 from pyroaring import BitMap
 
 from daxmend.errors import UsageError
-from daxmend.units import MAX_OFFSET, SECTOR, align_down, align_up
+from daxmend.units import MAX_OFFSET, PAGE, SECTOR, align_down, align_up, is_aligned
 
 _LINE = re.compile(r"(\d{1,30})\s+(\d{1,30})", re.ASCII)
 
@@ -76,6 +76,13 @@ def check_bounds(extent: Extent, size: int, name: str) -> None:
         raise UsageError(f"{name}: {extent} reaches beyond its end at {size}")
 
 
+def check_pages(extent: Extent, size: int, name: str) -> None:
+    """Raise `UsageError` unless `extent` is whole pages inside `[0, size)` of `name`."""
+    if not (is_aligned(extent.offset, PAGE) and is_aligned(extent.length, PAGE)):
+        raise UsageError(f"{name}: {extent} is not aligned to {PAGE} bytes")
+    check_bounds(extent, size, name)
+
+
 def parse_badblocks_line(line: str) -> Extent:
     """The extent of a `SECTOR COUNT` line, the kernel's own format (R9)."""
     match = _LINE.fullmatch(line.strip())
@@ -90,11 +97,12 @@ def parse_badblocks_line(line: str) -> Extent:
 
 
 def merged(extents: Iterable[Extent]) -> list[Extent]:
-    """Ascending extents with those that touch made one."""
+    """The same bytes, ascending, with what touches or overlaps made one."""
     result: list[Extent] = []
-    for extent in extents:
-        if result and result[-1].end == extent.offset:
-            result[-1] = Extent.between(result[-1].offset, extent.end)
+    for extent in sorted(extents):
+        if result and extent.offset <= result[-1].end:
+            last = result[-1]
+            result[-1] = Extent.between(last.offset, max(last.end, extent.end))
         else:
             result.append(extent)
     return result
@@ -117,8 +125,7 @@ class ExtentSet:
     def __init__(self, grain: int, extents: Iterable[Extent] = ()) -> None:
         self.grain = grain
         self._maps: dict[int, BitMap] = {}
-        for extent in extents:
-            self.add(extent)
+        self.update(extents)
 
     def _pieces(self, extent: Extent) -> Iterator[tuple[int, int, int]]:
         """`(high, first, last + 1)` of the unit range, cut where a bitmap's 32 bits end."""
@@ -211,6 +218,16 @@ class ExtentSet:
             stop = self._run_end(position)
             yield Extent.between(position, stop if end is None else min(stop, end))
             position = stop
+
+    def gaps(self, within: Extent) -> Iterator[Extent]:
+        """The parts of an extent that are not in the set, ascending; as lazy as `extents`."""
+        position = within.offset
+        for run in self.extents(within):
+            if run.offset > position:
+                yield Extent.between(position, run.offset)
+            position = run.end
+        if position < within.end:
+            yield Extent.between(position, within.end)
 
     def _run_end(self, offset: int) -> int:
         """Where the run of bytes that holds `offset` ends."""

@@ -1,15 +1,11 @@
-"""Sizes, and the only conversions between units.
+"""Sizes, alignment, and lengths as text.
 
-`offset` and `length` are bytes everywhere; a `Sector` is 512 bytes, a `Pgoff` one 4096-byte page.
+`offset` and `length` are bytes everywhere; a `sector` counts 512 bytes, a `pgoff` 4096-byte pages.
 """
 
 import re
-from typing import NewType
 
 from daxmend.errors import UsageError
-
-Sector = NewType("Sector", int)
-Pgoff = NewType("Pgoff", int)
 
 CACHELINE = 64  # bytes; the unit of poison (R1)
 CLEAR_UNIT = 256  # bytes; the default unit of the medium's clear command (R7)
@@ -41,21 +37,6 @@ def align_up(offset: int, unit: int) -> int:
 def is_aligned(number: int, unit: int) -> bool:
     """True if `number` is a multiple of `unit`."""
     return number % unit == 0
-
-
-def sector_of(offset: int) -> Sector:
-    """The sector that holds the byte at `offset`."""
-    return Sector(offset // SECTOR)
-
-
-def offset_of_sector(sector: Sector | int) -> int:
-    """The offset in bytes of a sector's first byte."""
-    return sector * SECTOR
-
-
-def pgoff_of(offset: int) -> Pgoff:
-    """The page that holds the byte at `offset`."""
-    return Pgoff(offset // PAGE)
 
 
 def parse_size(text: str) -> int:

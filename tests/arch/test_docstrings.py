@@ -1,4 +1,4 @@
-"""Public things have docstrings: a docstring is a contract (style, "Comments and docstrings")."""
+"""Public things have docstrings: a docstring is a contract."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Sizes: nobody reads a function of a hundred lines, or a module of a thousand (style, "Sizes")."""
+"""Sizes: nobody reads a function of a hundred lines, or a module of a thousand."""
 
 import ast
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import daxmend
 ROOT = Path(daxmend.__file__).parent
 FUNCTION_LINES = 60
 MODULE_LINES = 600
-CORE_LINES = 1901  # the C core, all of it (docs/adr/0007)
+CORE_LINES = 1927  # the C core, all of it (docs/adr/0007)
 
 
 def modules() -> list[Path]:

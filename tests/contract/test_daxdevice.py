@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
+import daxdevices
 import pytest
-from daxdevices import FACTORIES, SIZE, FaultyDevice
+from daxdevices import FACTORIES, SIZE, TARGETS, Closing, FaultyDevice
 
+from daxmend.dax import io
 from daxmend.dax.api import AccessMode, DaxDevice, FaultInjection, SectorState, Window
 from daxmend.errors import BadBlockError, MediaError, PoisonError, UsageError
 from daxmend.events import (
@@ -19,6 +22,8 @@ from daxmend.events import (
     ZeroinitDone,
 )
 from daxmend.extent import Extent
+from daxmend.media.pool import MediumKind, create_memory_pool
+from daxmend.pmem.device import PmemDevice
 from daxmend.units import CACHELINE, PAGE, SECTOR
 
 NORMAL, RECOVERY = AccessMode.NORMAL, AccessMode.RECOVERY
@@ -101,6 +106,25 @@ def test_a_window_gives_the_bytes_and_takes_them(dax: FaultyDevice) -> None:
     assert content(dax, Extent(PAGE, PAGE))[10:15] == b"hello"
 
 
+def test_what_is_known_to_be_clean_is_what_a_window_gives(dax: FaultyDevice) -> None:
+    """R22: or nothing is known; of a bad page, of latent poison and of a fault for one access."""
+    extent = Extent(PAGE + 10, 20)
+    for page in range(PAGE, SIZE, PAGE):
+        io.read(dax, Extent(page, PAGE))
+        found, view = dax.read_clean(page + 10, 20), dax.view_clean(page + 10, 20)
+        assert found in (None, CONTENT[page + 10 : page + 30])
+        assert view in (None, CONTENT[page + 10 : page + 30])
+    for make_bad in (
+        lambda: dax.inject(extent),
+        lambda: dax.inject(extent.shifted(PAGE), latent=True),
+        lambda: dax.inject_once(extent.shifted(2 * PAGE)),
+    ):
+        io.read(dax, Extent(0, 1))
+        make_bad()
+    for page in (PAGE, 2 * PAGE, 3 * PAGE):
+        assert dax.read_clean(page, PAGE) is dax.view_clean(page, PAGE) is None
+
+
 def test_a_normal_window_ends_before_the_first_bad_page(dax: FaultyDevice) -> None:
     """R22, R24."""
     dax.inject(BAD_SECTOR)
@@ -161,6 +185,7 @@ def test_nothing_outside_the_device_is_reached(dax: FaultyDevice, extent: Extent
         lambda: dax.direct_access(extent, NORMAL),
         lambda: dax.direct_access(extent, RECOVERY),
         lambda: dax.recovery_read(extent),
+        lambda: dax.keep_zeros(extent),
         lambda: dax.recovery_write(extent.offset, data),
         lambda: dax.zeroinit(extent),
         lambda: dax.read_sectors(extent.offset // SECTOR, extent.length // SECTOR),
@@ -351,6 +376,60 @@ def test_held_bytes_are_salvaged_until_the_unit_heals_or_they_are_dropped(
         end()
         assert dax.recovery_read(held).data != b"h" * 100
     assert record(dax) == []
+
+
+def test_bytes_that_were_given_up_are_held_no_longer_and_nothing_else_changes(
+    dax: FaultyDevice,
+) -> None:
+    """R32: what a writer was promised of them does not come back; bad stays bad, good stays."""
+    held = Extent(BAD_SECTOR.offset, 100)
+    dax.inject(BAD_SECTOR)
+    dax.hold(held.offset, b"h" * held.length, SECTOR)
+    dax.keep_zeros(Extent.between(BAD_SECTOR.offset + 10, BAD_PAGE.end))
+    dax.fence()
+    salvage = dax.recovery_read(BAD_PAGE)
+    given_up = Extent.between(BAD_SECTOR.offset + 10, BAD_SECTOR.end)
+    assert all(run in (BAD_SECTOR, given_up) for run in salvage.lost)
+    assert b"h" not in dax.recovery_read(given_up).data
+    assert record(dax) == [BAD_SECTOR]
+    assert content(dax, Extent(0, BAD_PAGE.offset)) == CONTENT[: BAD_PAGE.offset]
+    rest = Extent.between(BAD_SECTOR.end, BAD_PAGE.end)
+    assert dax.recovery_read(rest) == (CONTENT[rest.offset : rest.end], [])
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_a_recovery_kept_of_given_up_bytes_becomes_zeros(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R32, R12: the sectors stay lost, and a salvage finds what whoever gave them up says of them.
+
+    On members that claim to clear, and do not (R21).
+    """
+
+    def lying(size: int) -> PmemDevice:
+        return PmemDevice(create_memory_pool(size, MediumKind.LIES))
+
+    monkeypatch.setattr(daxdevices, "_pmem", lying)
+    dax = Closing(name, TARGETS[name](lying))
+    for target, _, part in dax._pieces_of(BAD_SECTOR):
+        member, place = target.place_of(part)
+        cast(PmemDevice, member).inject(place)
+    keep = [Extent.between(BAD_PAGE.offset, BAD_SECTOR.offset)]
+    with pytest.raises(MediaError):
+        dax.recovery_write(BAD_PAGE.offset, CONTENT[BAD_PAGE.offset : BAD_PAGE.end], keep)
+    kept = dax.recovery_read(keep[0])
+    assert kept == (CONTENT[BAD_PAGE.offset : BAD_SECTOR.offset], [])
+    states = list(dax.badblocks(ALL))
+    assert states == [(BAD_PAGE, SectorState.LOST)]
+    given_up = Extent.between(BAD_PAGE.offset + 700, BAD_SECTOR.end - 10)
+    dax.keep_zeros(given_up)
+    dax.fence()
+    assert list(dax.badblocks(ALL)) == states
+    salvage = dax.recovery_read(BAD_PAGE)
+    zeros = bytes(BAD_PAGE.length - 700)
+    assert salvage.data == CONTENT[BAD_PAGE.offset : given_up.offset] + zeros
+    assert salvage.lost == [Extent.between(given_up.end, BAD_PAGE.end)]
+    dax.close()
 
 
 # -- the block path (R33) ----------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from daxmend.dax import io
-from daxmend.dax.api import AccessMode, Recovery, Window
+from daxmend.dax.api import AccessMode, Recovery, SectorState, Window
 from daxmend.errors import MediaError
 from daxmend.extent import Extent, ExtentSet
 from daxmend.media import journal
@@ -660,6 +660,40 @@ def test_what_is_held_for_a_writer_is_named_after_any_stop_and_is_no_content(
         held.clear()
 
     CrashExplorer(rehearsal.image, rehearsal.directory, SEED).explore(operation, check)
+
+
+def test_bytes_that_were_given_up_stay_so_and_no_other_is_forgotten(shm: Path, log: str) -> None:
+    """R32, R12: a failed recovery left a page lost and kept its good bytes; some are given up."""
+    page = Extent(2 * PAGE, PAGE)
+    bad = Extent(page.offset + 2 * SECTOR, SECTOR)
+    given_up = Extent.between(page.offset + 700, page.end - 100)
+    rehearsal = Rehearsal(shm, MediumKind.LIES).damage(bad)
+    whole = new(page, OLD)
+    with pytest.raises(MediaError):
+        rehearsal.device.recovery_write(
+            page.offset, whole, [Extent.between(page.offset, bad.offset)]
+        )
+    rehearsal.ready()
+    keep_length = bad.offset - page.offset
+    before = whole[:keep_length] + bytes(PAGE - keep_length)
+    after = whole[:700] + bytes(PAGE - 700)
+    forgotten: list[bool] = []
+
+    def operation(device: PmemDevice) -> None:
+        forgotten.clear()
+        device.keep_zeros(given_up)
+        device.fence()
+        forgotten.append(True)
+
+    def check(device: PmemDevice) -> None:
+        assert list(device.badblocks(ALL)) == [(page, SectorState.LOST)]
+        salvage = device.recovery_read(page)
+        found = (bytes(salvage.data), salvage.lost)
+        old = (before, [Extent.between(bad.offset, page.end)])
+        assert found in [(after, [Extent(given_up.end, 100)]), *([] if forgotten else [old])]
+        forgotten.clear()
+
+    CrashExplorer(rehearsal.image, shm, SEED).explore(operation, check)
 
 
 # -- a pool that is only read after the stop ---------------------------------------------------

@@ -410,6 +410,58 @@ def test_truncation_into_a_bad_page_never_shows_what_was_given_up(rehearsal: Reh
     )
 
 
+@pytest.mark.parametrize(
+    ("medium", "commits_each"),
+    [(MediumKind.LIES, False), (MediumKind.LIES, True), (MediumKind.CLEARS_PART, False)],
+)
+def test_kept_bytes_go_when_the_truncation_is_durable_and_not_before(
+    shm: Path, medium: MediumKind, commits_each: bool
+) -> None:
+    """R32, R12, R46: a failed recovery left the page lost, and its good bytes kept for salvage."""
+    rehearsal = Rehearsal(shm, commits_each=commits_each, medium=medium)
+    rehearsal.bad(b"a", Extent(2 * PAGE, SECTOR))
+    ino = lookup(rehearsal.fs, b"a")
+    ((_, page),) = rehearsal.fs.device_extents(ino, Extent(2 * PAGE, PAGE))
+    with pytest.raises(MediaError):
+        rehearsal.fs.write(ino, 2 * PAGE, b"h" * SECTOR)
+    rehearsal.fs.close()
+    rehearsal.device.close()
+    lost, kept = b"?" * SECTOR, b"A" * (PAGE - SECTOR)
+    cut = kept[: 700 - SECTOR] + bytes(PAGE - 700)
+    seen: set[int] = set()
+
+    def operation(device: PmemDevice) -> None:
+        fs = FileSystem(device, commits_each=commits_each)
+        fs.truncate(ino, 2 * PAGE + 700)
+        fs.truncate(ino, 3 * PAGE - 5)
+        fs.close()
+
+    def check(device: PmemDevice) -> None:
+        fs = FileSystem(device, commits_each=commits_each)
+        size = fs.stat(ino).size
+        seen.add(size)
+        found = salvaged(device, page)
+        if size == 3 * PAGE:
+            assert found == lost + kept, "nothing was given up yet"
+        elif size == 2 * PAGE + 700:
+            assert found[:700] == (lost + kept)[:700]
+            fs.truncate(ino, 3 * PAGE)
+        if size < 3 * PAGE:
+            assert salvaged(device, page) == lost + cut
+        fs.close()
+
+    CrashExplorer(rehearsal.image, shm, SEED).explore(operation, check, samples=1)
+    assert seen == {3 * PAGE, 2 * PAGE + 700, 3 * PAGE - 5}
+
+
+def salvaged(device: PmemDevice, extent: Extent) -> bytes:
+    """What can be had of the range, and `?` for what is lost."""
+    data, lost = device.recovery_read(extent)
+    for run in lost:
+        data[run.offset - extent.offset : run.end - extent.offset] = b"?" * run.length
+    return bytes(data)
+
+
 def test_freed_bad_pages_are_cleared_and_reused_in_that_order(rehearsal: Rehearsal) -> None:
     """R31."""
     rehearsal.bad(b"a", Extent(PAGE, SECTOR))

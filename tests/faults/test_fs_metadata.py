@@ -18,7 +18,7 @@ from daxmend.fs.superblock import read_superblock, superblock_mirror
 from daxmend.media.pool import MediumKind, create_memory_pool
 from daxmend.pmem.device import PmemDevice
 from daxmend.units import CACHELINE, MIB, PAGE, SECTOR
-from fswalk import check_medium, check_owners, content, tree, walk
+from fswalk import bad_owners, check_medium, check_owners, content, tree, walk
 
 SIZE = 2 * MIB
 FILE = stat.S_IFREG | 0o644
@@ -231,7 +231,7 @@ def test_one_bad_run_across_metadata_and_a_file_heals_only_the_metadata() -> Non
         run = Extent.between(one.extent.end - SECTOR, other.extent.offset + SECTOR)
         image.device.inject(run)
     tidy(fs)
-    damaged = list(fs.damage())
+    damaged = bad_owners(fs)
     assert len(damaged) == len(seams)
     assert {owner.kind for owner in damaged} == {"file"}
     assert all(owner.extent.length == SECTOR for owner in damaged)

@@ -119,6 +119,12 @@ class DeviceMachine(RuleBasedStateMachine):
         found = self.device.recovery_read(extent)
         assert (bytes(found.data), found.lost) == self.model.salvage(extent)
 
+    @rule(extent=extents())
+    def keep_zeros(self, extent: Extent) -> None:
+        """R32."""
+        self.device.keep_zeros(extent)
+        self.model.keep_zeros(extent)
+
     # -- writing ---------------------------------------------------------------------------
 
     @rule(extent=extents(), seed=seeds, recovery=recoveries)

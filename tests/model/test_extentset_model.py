@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from daxmend.extent import Extent, ExtentSet
+from daxmend.extent import Extent, ExtentSet, merged
 
 BITMAP = 1 << 32  # units in one of the set's bitmaps
 # Where the interesting places are: the start, and both sides of each bitmap's end.
@@ -53,12 +53,14 @@ class SetMachine(RuleBasedStateMachine):
         units = set(range(asked.offset // self.grain, (asked.end - 1) // self.grain + 1))
         assert self.real.overlaps(asked) == bool(units & self.model)
         assert self.real.covers(asked) == (units <= self.model)
-        found = [piece for extent in self.real.extents(asked) for piece in (extent,)]
+        found = list(self.real.extents(asked))
         assert all(asked.covers(piece) for piece in found)
+        assert merged([*found, *self.real.gaps(asked)]) == [asked]
         expected = sum(
             asked.intersection(self.extent(unit, 1)).length for unit in units & self.model
         )
         assert sum(piece.length for piece in found) == expected
+        assert sum(gap.length for gap in self.real.gaps(asked)) == asked.length - expected
 
     @rule(first=starts)
     def what_comes_next(self, first: int) -> None:

@@ -76,6 +76,7 @@ class Exerciser:
             *[self.truncate] * 3,
             *zeroing,
             *[self.inject] * 2,
+            *[self.heal] * 2,
             self.replace,
             self.scrub,
             self.tidy,
@@ -112,8 +113,16 @@ class Exerciser:
         return offset, max(self.random.randrange(length + 1) // unit * unit, 1)
 
     def write(self) -> None:
+        self.write_to(*self.file(), Extent(*self.range()))
+
+    def heal(self) -> None:
+        """As somebody does who was told what is bad: just that is written (R16)."""
         ino, model = self.file()
-        offset, length = self.range()
+        for bad in self.fs.bad_ranges(ino)[:1]:
+            self.write_to(ino, model, bad)
+
+    def write_to(self, ino: int, model: ModelFile, extent: Extent) -> None:
+        offset, length = extent
         data = self.random.randbytes(length)
         done = 0
         with contextlib.suppress(MediaError):
@@ -183,6 +192,17 @@ class Exerciser:
                     found = self.fs.read(ino, at, len(model.data) - at)
                 model.assert_possible(at, found)
                 at += len(found) or SECTOR - at % SECTOR
+            self.look_at_salvage(ino, model)
+
+    def look_at_salvage(self, ino: int, model: ModelFile) -> None:
+        """R12, R32: nor does a salvage bring back what the file gave up."""
+        for offset, place in self.fs.device_extents(ino, Extent(0, len(model.data))):
+            salvage = self.device.recovery_read(place)
+            end = place.offset
+            for lost in [*salvage.lost, Extent(place.end, 0)]:
+                good = salvage.data[end - place.offset : lost.offset - place.offset]
+                model.assert_possible(offset + end - place.offset, good)
+                end = lost.end
 
 
 @pytest.mark.parametrize("clear_unit", [256, PAGE])

@@ -9,6 +9,9 @@ from typing import NamedTuple
 from rawmount import DURABILITY, PAGE, SECTOR, Mapping, Mounted, Ran, cli, pattern, wait_until
 
 from daxmend.extent import Extent, format_badblocks
+from daxmend.media.pool import open_pool
+from daxmend.pmem.device import PmemDevice
+from daxmend.pmem.intent import Kept
 
 FILE_POOL_SIZE = 32 << 20
 
@@ -100,6 +103,17 @@ class Files(Mounted):
     def mapped_file(self, path: Path, access: str = "rw") -> Mapping:
         control = str(self.control / "badblocks")
         return Mapping([str(self.programs / "mapped"), str(path), access, control])
+
+    def lose(self, path: Path, page: Extent, kept: int) -> None:
+        """As a failed or stopped recovery leaves a page: lost, its first bytes kept (R18)."""
+        place = self.place(path, page.offset)
+        data = self.read_at(path, kept, page.offset)
+        self.must_umount()
+        device = PmemDevice(open_pool(self.pool))
+        device._record.set_lost([Extent(place, page.length)])
+        device._record.keep([Kept(Extent(place, kept), data)])
+        device.close()
+        self.must_mount()
 
     def wait_until_clean(self) -> None:
         """Until the janitor has cleared what is free."""

@@ -64,9 +64,11 @@ class HostStack:
         self.raw.write_control("badblocks", f"{offset // SECTOR} {length // SECTOR}\n")
 
     def damage_file(self, path: Path, offset: int, length: int = SECTOR) -> int:
-        """Make bytes of a file bad; returns where they lie on the device."""
+        """Make bytes of a file bad, cached nowhere; returns where they lie on the device."""
         place = self.place(path, offset)
         self.damage(place, length)
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return place
 
 

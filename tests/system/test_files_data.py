@@ -305,6 +305,10 @@ def test_ioctls_that_are_not_ours_are_enotty_and_ours_need_what_they_need(files:
         with pytest.raises(OSError):
             fcntl.ioctl(fd, fs_ioc_fiemap, bytes(32))
         assert errno_of(fileioctl.zeroinit, fd, 0, PAGE) == errno.EBADF
+        assert errno_of(fileioctl.salvage, fd, 512) == errno.EINVAL
+        assert errno_of(fileioctl.salvage, fd, 2 * PAGE) == errno.EINVAL
+    with files.opened_file(path, os.O_WRONLY) as fd:
+        assert errno_of(fileioctl.salvage, fd, 0) == errno.EBADF
     with files.opened_file(path) as fd:
         fileioctl.zeroinit(fd, 100, 0)
         fileioctl.zeroinit(fd, 10 * PAGE, PAGE)

@@ -522,13 +522,13 @@ def watchdog(device: int, server: int, alive: int) -> None:
 
 @contextlib.contextmanager
 def served(
-    directory: Path, handler: MemoryHandler, *, read_only: bool = False, passthrough: bool = False
+    directory: Path, handler: MemoryHandler, *, passthrough: bool = False
 ) -> Iterator[Served]:
     """Serve `handler` from another process on `directory/mnt`; clean up whatever happens."""
     mountpoint = directory / "mnt"
     mountpoint.mkdir()
     log_path = directory / "server.log"
-    fd = mount(mountpoint, fsname="memory", subtype="daxmend-test", read_only=read_only)
+    fd = mount(mountpoint, fsname="memory", subtype="daxmend-test")
     found = find_mount(mountpoint)
     assert found is not None
     told, handler.tell_fd = os.pipe()

@@ -264,13 +264,6 @@ def test_an_abort_ends_the_session_with_requests_parked(memory: Served) -> None:
     assert wait(memory.pid) == 0
 
 
-def test_a_read_only_mount_refuses_writes_by_itself(tmp_path: Path) -> None:
-    with served(tmp_path, MemoryHandler(), read_only=True) as mounted:
-        with pytest.raises(OSError) as info:
-            (mounted.path / "file").write_bytes(b"")
-        assert info.value.errno == errno.EROFS
-
-
 def test_a_refused_answer_is_eio_and_logged(tmp_path: Path) -> None:
     class TooLong(MemoryHandler):
         def read(self, nodeid: int, fh: int, offset: int, size: int, *flags: int) -> bytes:

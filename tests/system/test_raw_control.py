@@ -1,4 +1,4 @@
-"""The control files of a raw mount: badblocks, poison, ranges (R2, R9; design, "The mount")."""
+"""The control files of a raw mount: badblocks, poison, ranges (R2, R9)."""
 
 import errno
 import os

@@ -10,6 +10,12 @@ from subprocess import Popen
 import pytest
 from rawmount import NEW, PAGE, SECTOR, Mounted, cli, pattern, program
 
+from daxmend.extent import Extent
+from daxmend.host import fileioctl
+from daxmend.media.pool import open_pool
+from daxmend.pmem.device import PmemDevice
+from daxmend.pmem.intent import Kept
+
 pytestmark = pytest.mark.timeout(60, method="signal")
 
 MIB = 1 << 20
@@ -368,3 +374,31 @@ def test_many_writers_heal_disjoint_pages_at_the_same_time(raw: Mounted) -> None
     assert [writer.wait(20) for writer in writers] == [0] * 4
     assert raw.badblocks == ""
     assert raw.pread(64 * PAGE, 0) == NEW * 64
+
+
+def test_a_device_is_saved_by_the_cacheline_and_with_what_recoveries_kept_r12_r18(
+    raw: Mounted,
+) -> None:
+    """A repair keeps these bytes, too. The device of a mount has no other way to them."""
+    raw.must_umount()
+    device = PmemDevice(open_pool(raw.pool))
+    device._record.set_lost([Extent(3 * PAGE, PAGE)])
+    device._record.keep([Kept(Extent(3 * PAGE, 700), pattern(3)[:700])])
+    device.inject(Extent(7 * PAGE + 64, 64), latent=True)
+    device.close()
+    raw.must_mount()
+    out = raw.base / "out"
+    ran = cli("salvage", raw.device, "-o", out, "--json")
+    assert (ran.status, ran.err) == (4, ""), ran
+    lost = [(run["offset"], run["length"]) for run in json.loads(ran.out)["ranges"]]
+    assert lost == [(3 * PAGE + 700, PAGE - 700), (7 * PAGE + 64, 64)]
+    wanted = bytearray(b"".join(pattern(page) for page in range(64)))
+    for offset, length in lost:
+        wanted[offset : offset + length] = bytes(length)
+    assert out.read_bytes()[: len(wanted)] == wanted
+    assert cli("repair", raw.device, "--zero", "--apply", "--journal", raw.base).status == 0
+    assert raw.pread(len(wanted), 0) == wanted
+    assert raw.badblocks == ""
+    with raw.opened(os.O_WRONLY) as fd, pytest.raises(OSError) as info:
+        fileioctl.salvage(fd, 0)
+    assert info.value.errno == errno.EBADF

@@ -369,6 +369,29 @@ def test_a_file_in_a_pool_is_repaired_by_cachelines(files: Files, source: str) -
     files.must_mount()
 
 
+@pytest.mark.parametrize("is_mounted", [True, False])
+def test_a_page_of_which_all_is_kept_is_repaired_without_a_loss_r18_r44(
+    files: Files, is_mounted: bool
+) -> None:
+    """Programs get EIO: a plan once said that nothing was bad, and through a mount a repair filled
+    it with zeros."""
+    path, _ = make(files)
+    files.lose(path, Extent(3 * PAGE, PAGE), PAGE)
+    name = str(path) if is_mounted else f"{files.pool}:/file"
+    with files.opened_file(path) as fd, pytest.raises(OSError, match="Input/output"):
+        os.pread(fd, SECTOR, 3 * PAGE)
+    if not is_mounted:
+        files.must_umount()
+    found = repair(name, "--zero", status=4)
+    assert [(page["offset"], page["lost"]) for page in found["pages"]] == [(3 * PAGE, [])]
+    found = repair(name, "--zero", "--apply")
+    assert set(states(found).values()) == {"healed"}
+    if not is_mounted:
+        files.must_mount()
+    assert path.read_bytes() == DATA
+    assert files.badblocks == ""
+
+
 # -- files that cannot be written ----------------------------------------------------------
 
 
@@ -442,6 +465,8 @@ def test_a_file_on_ext4_above_a_bad_device_is_saved_and_repaired(
         def hurt() -> None:
             lines = [f"{first + 16 + 1} 1", f"{first + 40} 8", f"{first + 320 + 1} 1"]
             files.write_control("badblocks", "\n".join(lines) + "\n")
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
         hurt()
         out = files.base / "out"

@@ -7,6 +7,7 @@ import os
 import pty
 import random
 import shutil
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,10 +50,14 @@ class Disk(NamedTuple):
         os.sync()
         return path
 
-    def hurt(self, path: Path, bad: list[tuple[int, int]] = BAD) -> None:
-        """Make ranges of the file bad on the disk."""
+    def hurt(
+        self, path: Path, bad: list[tuple[int, int]] = BAD, *, is_cached: bool = False
+    ) -> None:
+        """Make ranges of the file bad on the disk; its page cache keeps them or not."""
         fd = os.open(path, os.O_RDONLY)
         extents = file_extents(fd)
+        if not is_cached:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(fd)
         assert isinstance(extents, list)
         for offset, length in bad:
@@ -166,6 +171,39 @@ def test_a_file_is_saved_and_repaired_in_each_way(disk: Disk) -> None:
 
 
 @as_root
+def test_what_the_page_cache_still_has_is_saved_and_put_back_r12_r46(disk: Disk) -> None:
+    """Programs still read it: a repair once put zeros there, and the last good bytes were gone."""
+    path, out = disk.make("file"), disk.files.base / "out"
+    disk.hurt(path, is_cached=True)
+    assert path.read_bytes() == DATA
+    ran = cli("salvage", path, "-o", out)
+    refused(ran, 0, "that the page cache still has")
+    assert out.read_bytes() == DATA
+    planned = cli("repair", path, "--zero")
+    assert planned.status == 4
+    assert "nothing is lost, and 3 pages cannot be read" in planned.out
+    done = ask("repair", path, "--zero", "--apply")
+    assert set(states(done).values()) == {"healed"}
+    assert disk.files.badblocks == ""
+    assert cut_off(path) == DATA
+
+
+@as_root
+def test_what_is_cached_of_a_block_device_is_saved_and_put_back_r12_r46(files: Files) -> None:
+    with loop_disk(files, "ext4") as disk:
+        disk.umount()
+        with disk.loop.open("rb") as opened:  # its cache lives as long as somebody has it open
+            data = opened.read()
+            files.write_control("badblocks", f"{5 * PAGE // SECTOR} 1\n")
+            image = files.base / "image"
+            refused(cli("salvage", disk.loop, "-o", image), 0, "that the page cache still has")
+            assert image.read_bytes() == data
+            ask("repair", disk.loop, "--zero", "--apply", "--journal", files.base)
+        assert files.badblocks == ""
+        assert disk.loop.read_bytes() == data
+
+
+@as_root
 def test_every_damaged_file_of_a_mount_is_saved_and_repaired_from_a_backup(disk: Disk) -> None:
     names = ["one", "deep/er/two", "new\nline"]
     paths = [disk.make(name) for name in names]
@@ -241,7 +279,7 @@ def test_a_block_device_is_saved_and_repaired_when_nobody_has_it(files: Files) -
         for words in ((), ("--apply",), ("--undo",)):  # a plan, too, would be none
             source = () if "--undo" in words else ("--zero",)
             ran = cli("repair", disk.loop, *source, *words)
-            refused(ran, 8, f"is mounted at {disk.directory}", "repair the files")
+            refused(ran, 8, f"is mounted at {disk.directory}", "repair the files", "locate")
         disk.umount()
         second = program("losetup", "--find", "--show", disk.loop).out.strip()
         refused(cli("repair", disk.loop, "--zero"), 8, f"is below {second}")
@@ -257,12 +295,113 @@ def test_a_block_device_is_saved_and_repaired_when_nobody_has_it(files: Files) -
         refused(
             cli("repair", disk.loop, "--punch", "--apply", "--journal", files.base), 16, "device"
         )
+        for words in ((), ("--apply",)):  # R46: /dev is in memory
+            ran = cli("repair", disk.loop, "--zero", *words)
+            refused(ran, 16, "in /dev, which is in memory", "--journal")
+        ran = cli("repair", disk.loop, "--zero", "--journal", "/dev/shm")
+        refused(ran, 4, "in /dev/shm, which is in memory (tmpfs): if the machine stops")
+        assert len(files.badblocks.split()) == 4, "nothing was changed"
         done = ask("repair", disk.loop, "--zero", "--apply", "--journal", files.base)
         assert set(states(done).values()) == {"healed"}
         assert files.badblocks == ""
         assert ask("salvage", disk.loop, "-o", files.base / "again")["lost"] == 0
         assert (files.base / "again").read_bytes() == image.read_bytes()
         ask("repair", disk.loop, "--undo", "--journal", files.base)
+
+
+REPAIRS = (("--zero",), ("--zero", "--apply"), ("--from", "/dev/zero", "--apply"), ("--undo",))
+
+
+def refused_in_each_way(name: object, *words: str) -> None:
+    """Also as a plan."""
+    for how in REPAIRS[:2] if os.path.isfile(str(name)) else REPAIRS:
+        refused(cli("repair", name, *how), 8, *words)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A file and a loop device on it; nobody has that."""
+    path = tmp_path / "image"
+    with path.open("wb") as file:
+        file.truncate(16 << 20)
+    ran = program("losetup", "--find", "--show", "--partscan", path)
+    if ran.status:
+        pytest.skip(f"losetup: {ran.err.strip()}")
+    loop = ran.out.strip()
+    yield path, loop
+    assert program("losetup", "--detach", loop).status == 0
+
+
+def test_swap_is_not_repaired_and_can_be_saved(image: tuple[Path, str], tmp_path: Path) -> None:
+    path, loop = image
+    assert program("mkswap", loop).status == 0
+    ran = program("swapon", loop)
+    if ran.status:
+        pytest.skip(f"swapon: {ran.err.strip()}")
+    try:
+        refused_in_each_way(loop, f"{loop} is used as swap", "first: swapoff")
+        refused_in_each_way(path, f"{path} is the disk of {loop}, which is used as swap")
+        ran = cli("salvage", loop, "-o", tmp_path / "out")
+        refused(ran, 0, "is used as swap", "of several moments")
+    finally:
+        assert program("swapoff", loop).status == 0
+
+
+def test_a_device_that_somebody_has_claimed_is_not_repaired(image: tuple[Path, str]) -> None:
+    """As a mount in another namespace does, an array, or a program."""
+    path, loop = image
+    fd = os.open(loop, os.O_RDWR | os.O_EXCL)
+    try:
+        refused_in_each_way(loop, f"{loop} is claimed by somebody", "end that first")
+        refused_in_each_way(path, f"{path} is the disk of {loop}", "claimed by somebody")
+    finally:
+        os.close(fd)
+    assert cli("repair", loop, "--zero").status == 0
+    assert cli("repair", path, "--zero").status == 0
+
+
+def test_the_image_of_a_mounted_disk_is_not_repaired(
+    image: tuple[Path, str], tmp_path: Path
+) -> None:
+    path, loop = image
+    directory = tmp_path / "fs"
+    directory.mkdir()
+    assert program("mkfs.ext4", "-q", loop).status == 0
+    second = program("losetup", "--find", "--show", path).out.strip()
+    assert program("mount", loop, directory).status == 0
+    try:
+        mounted = f"{loop}, which is mounted at {directory}"
+        refused_in_each_way(path, f"{path} is the disk of {mounted}", "daxmend locate")
+        refused_in_each_way(second, f"{second} is on {path}, which is the disk of {mounted}")
+        refused(cli("salvage", path, "-o", tmp_path / "out"), 0, mounted, "of several moments")
+    finally:
+        assert program("umount", directory).status == 0
+        assert program("losetup", "--detach", second).status == 0
+    assert cli("repair", path, "--zero").status == 0
+
+
+def test_a_disk_whose_partition_is_mounted_is_not_repaired(
+    image: tuple[Path, str], tmp_path: Path
+) -> None:
+    _, loop = image
+    directory = tmp_path / "fs"
+    directory.mkdir()
+    parts = (struct.pack("<B3xB3xII", 0, 0x83, first, 8192) for first in (2048, 10240))
+    with open(loop, "wb") as disk:
+        disk.write((bytes(446) + b"".join(parts)).ljust(510, b"\0") + b"\x55\xaa")
+    reread = program("blockdev", "--rereadpt", loop)
+    one, two = Path(f"{loop}p1"), Path(f"{loop}p2")
+    if not one.exists():
+        pytest.skip(f"no nodes for partitions here: {reread.err.strip()}")
+    assert program("mkfs.ext4", "-q", one).status == 0
+    assert program("mount", one, directory).status == 0
+    try:
+        refused_in_each_way(one, f"{one} is mounted at {directory}")
+        refused_in_each_way(loop, f"{loop} is below {one}, which is mounted at {directory}")
+        assert cli("repair", two, "--zero").status == 0, "the other partition is nobody's"
+    finally:
+        assert program("umount", directory).status == 0
+    assert cli("repair", loop, "--zero").status == 0
 
 
 @as_root

@@ -100,6 +100,24 @@ def test_of_a_pool_every_cacheline_is_saved_r12(files: Files) -> None:
     files.must_mount()
 
 
+def test_of_a_mount_every_cacheline_is_saved_and_what_recoveries_kept_r12_r18(
+    files: Files,
+) -> None:
+    """A plain read gives neither."""
+    data = content()
+    path = make(files, data)
+    files.lose(path, Extent(9 * PAGE, PAGE), PAGE - 100)
+    files.lose(path, Extent(SIZE - SIZE % PAGE, SECTOR), SECTOR)
+    files.poison(path, 5 * PAGE + 128, 64)
+    out = files.base / "out"
+    found = salvage(path, out)
+    assert pairs(found) == [(5 * PAGE + 128, 64), (10 * PAGE - 100, 100)]
+    assert out.read_bytes() == without(data, found["ranges"])
+    files.must_umount()
+    assert pairs(salvage(f"{files.pool}:/file", files.base / "again")) == pairs(found)
+    files.must_mount()
+
+
 def test_a_mounted_pool_is_asked_through_its_mount(files: Files) -> None:
     data = content()
     path = make(files, data)

@@ -5,7 +5,6 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -223,7 +222,7 @@ def test_files_beyond_the_limit_of_descriptors(unmounted_shadow: Shadowed) -> No
 def test_the_control_directory_stays_as_it_is(shadow: Shadowed) -> None:
     assert ".daxmend" not in os.listdir(shadow.mountpoint)
     assert set(os.listdir(shadow.control)) == {
-        "faults", "ranges", "passthrough", "scrub", "status", "metrics", "events",
+        "faults", "ranges", "passthrough", "scrub", "status", "metrics", "history", "events",
     }  # fmt: skip
     for attempt in (
         lambda: (shadow.control / "new").write_text(""),
@@ -235,33 +234,3 @@ def test_the_control_directory_stays_as_it_is(shadow: Shadowed) -> None:
         with pytest.raises(PermissionError):
             attempt()
     assert shell("echo nonsense > .daxmend/faults", cwd=shadow.mountpoint).status != 0
-
-
-def test_the_story_of_the_documentation(unmounted_shadow: Shadowed, user: User) -> None:
-    """docs/shadow.md, its first transcript, line by line."""
-    if not user.is_root:
-        return
-    page = (Path(__file__).parents[2] / "docs/shadow.md").read_text()
-    transcript = page.partition("```console\n")[2].partition("```")[0]
-    commands: list[tuple[str, str]] = []
-    for line in transcript.splitlines():
-        if line.startswith("$ "):
-            commands.append((line[2:], ""))
-        else:
-            commands[-1] = (commands[-1][0], commands[-1][1] + line + "\n")
-    directory = unmounted_shadow.base / "story"
-    directory.mkdir()
-    bin_directory = Path(__file__).parents[2] / ".venv/bin"
-    environment = {**os.environ, "PATH": f"{bin_directory}:{os.environ['PATH']}", "LC_ALL": "C"}
-    if not os.access(bin_directory / "daxmend", os.X_OK) or not shutil.which("sqlite3"):
-        pytest.skip("needs sqlite3, and daxmend where this user can run it")
-    try:
-        for command, expected in commands:
-            done = subprocess.run(
-                ["sh", "-c", command], cwd=directory, env=environment, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-            )  # fmt: skip
-            assert done.stdout == expected, command
-    finally:
-        if find_mount(directory / "shadow") is not None:
-            cli("umount", directory / "shadow")

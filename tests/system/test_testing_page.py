@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-_PAGE = Path(__file__).parents[2] / "docs/testing.md"
-_EXAMPLES = re.findall(r"^```python\n(.*?)^```", _PAGE.read_text(), re.M | re.S)
+from page import ROOT, blocks
+
+_PAGE = blocks(ROOT / "docs/testing.md")
+_EXAMPLES = [body for language, _, body in _PAGE if language == "python"]
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 and not os.access("/dev/fuse", os.R_OK | os.W_OK),

@@ -1,5 +1,7 @@
 """Half-open ranges, sets of them, and the record's text format (R9)."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from daxmend.extent import (
     ExtentSet,
     check_bounds,
     format_badblocks,
+    merged,
     parse_badblocks_line,
 )
 from daxmend.units import CACHELINE, MAX_OFFSET, SECTOR
@@ -32,6 +35,13 @@ def test_overlap_and_intersection_are_those_of_the_bytes(one: Extent, other: Ext
     common = members(one) & members(other)
     assert one.overlaps(other) == bool(common)
     assert members(one.intersection(other)) == common
+
+
+@given(st.lists(SMALL.filter(lambda extent: extent.length)))
+def test_merged_has_the_same_bytes_in_the_fewest_extents(extents: list[Extent]) -> None:
+    found = merged(extents)
+    assert set().union(*map(members, found)) == set().union(*map(members, extents))
+    assert all(one.end < other.offset for one, other in pairwise(found))
 
 
 @given(SMALL, SMALL)

@@ -1,4 +1,4 @@
-/* The Python face of trap.c and move.c. What each function promises stands in _core.pyi. */
+/* The Python face of all the others. What each function promises stands in _core.pyi. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -263,6 +263,17 @@ static PyObject *fence(PyObject *module, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static PyObject *instructions(PyObject *module, PyObject *unused)
+{
+    const char *digest = NULL;
+#ifdef HAS_DIGEST
+    digest = digest_summed_by();
+#endif
+    (void)module, (void)unused;
+    return Py_BuildValue("{szszsz}", "flush", move_flushes_by, "store_line", move_stores_line_by,
+                         "digest", digest);
+}
+
 /* --- Memory ---------------------------------------------------------------------------------- */
 
 static PyObject *checked(int error)
@@ -298,24 +309,26 @@ static PyObject *address_of(PyObject *module, PyObject *memory)
     return address;
 }
 
-static PyObject *forward_segv(PyObject *module, PyObject *const *args, Py_ssize_t count)
+static PyObject *with_range(const char *function, PyObject *const *args, Py_ssize_t count,
+                            int (*apply)(uintptr_t address, size_t length))
 {
     uintptr_t address;
     Py_ssize_t length;
-    (void)module;
-    if (!has_count("forward_segv", count, 2) || !as_range(args, &address, &length))
+    if (!has_count(function, count, 2) || !as_range(args, &address, &length))
         return NULL;
-    return checked(trap_forward(address, (size_t)length));
+    return checked(apply(address, (size_t)length));
+}
+
+static PyObject *forward_segv(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module;
+    return with_range("forward_segv", args, count, trap_forward);
 }
 
 static PyObject *forget_segv(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-    uintptr_t address;
-    Py_ssize_t length;
     (void)module;
-    if (!has_count("forget_segv", count, 2) || !as_range(args, &address, &length))
-        return NULL;
-    return checked(trap_forget(address, (size_t)length));
+    return with_range("forget_segv", args, count, trap_forget);
 }
 
 /* --- Watches --------------------------------------------------------------------------------- */
@@ -452,6 +465,7 @@ static PyMethodDef methods[] = {
     FAST("digest", digest),
 #endif
     {"fence", fence, METH_NOARGS, NULL},
+    {"instructions", instructions, METH_NOARGS, NULL},
     {"install", install, METH_NOARGS, NULL},
     {"address_of", address_of, METH_O, NULL},
     FAST("forward_segv", forward_segv),

@@ -35,10 +35,9 @@ def read_into(memory: Buffer, offset: int, target: Buffer, /) -> None:
 def write(memory: Buffer, offset: int, data: Buffer, /) -> None:
     """Stores `data` at `memory[offset:]`; guarded on both sides.
 
-    An ordinary copy: nothing is durable before `flush` and `fence` (or msync). `data` may be a
-    mapping that faults; the `address` of the `MemoryFault` tells which side it was. The first
-    `done` bytes are stored; later bytes of the range may hold old or new content. The two must not
-    overlap (`ValueError`).
+    An ordinary copy: nothing is durable before msync. `data` may be a mapping that faults; the
+    `address` of the `MemoryFault` tells which side it was. The first `done` bytes are stored; later
+    bytes of the range may hold old or new content. The two must not overlap (`ValueError`).
     """
 
 def write_flush(memory: Buffer, offset: int, data: Buffer, /) -> None:
@@ -63,6 +62,13 @@ def digest(memory: Buffer, offset: int, length: int, grain: int, /) -> bytes:
 
     `length` is a multiple of `grain` (`ValueError`). Raises `MemoryFault`. Only there if the core
     was built with <xxhash.h>; `daxmend._native.digest` is always there.
+    """
+
+def instructions() -> dict[str, str | None]:
+    """What this CPU's instructions are that the functions here use, for people.
+
+    `flush`: clwb, clflushopt, clflush, or `a fence` where there is none; `store_line`: movdir64b,
+    movntdq or memcpy; `digest`: avx2 or baseline, None if the core was built without <xxhash.h>.
     """
 
 def fence() -> None:

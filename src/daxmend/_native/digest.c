@@ -13,6 +13,11 @@
 
 _Thread_local struct digest_job digest_job;
 
+const char *digest_summed_by(void)
+{
+    return HAS_AVX2() ? "avx2" : "baseline";
+}
+
 void digest_units(char *memory, const char *unused, size_t length)
 {
     const struct digest_job job = digest_job;

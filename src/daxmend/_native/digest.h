@@ -17,6 +17,9 @@ struct digest_job {
 };
 extern _Thread_local struct digest_job digest_job;
 
+/* What the units are summed with: "avx2" or "baseline". */
+const char *digest_summed_by(void);
+
 /* A move that only reads: stores the XXH3-64 of each unit of `memory`. */
 void digest_units(char *memory, const char *unused, size_t length);
 

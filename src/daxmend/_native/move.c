@@ -56,6 +56,7 @@ __attribute__((target("movdir64b"))) static void store_movdir64b(char *target, c
 
 static flush_fn flush_lines = flush_clflush;
 static store_fn store_line = stream_line;
+const char *move_flushes_by = "clflush", *move_stores_line_by = "movntdq";
 
 void move_choose(void)
 {
@@ -63,18 +64,16 @@ void move_choose(void)
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
         return;
     if (b & bit_CLWB)
-        flush_lines = flush_clwb;
+        flush_lines = flush_clwb, move_flushes_by = "clwb";
     else if (b & bit_CLFLUSHOPT)
-        flush_lines = flush_clflushopt;
+        flush_lines = flush_clflushopt, move_flushes_by = "clflushopt";
     if (c & bit_MOVDIR64B)
-        store_line = store_movdir64b;
+        store_line = store_movdir64b, move_stores_line_by = "movdir64b";
 }
 
-void move_flush(char *target, const char *unused, size_t length)
+static void flush(char *target, size_t length)
 {
-    (void)unused;
-    if (length != 0)
-        flush_lines((char *)((uintptr_t)target & ~(uintptr_t)(LINE - 1)), target + length);
+    flush_lines((char *)((uintptr_t)target & ~(uintptr_t)(LINE - 1)), target + length);
 }
 
 static void stream_lines(char *target, const char *source, size_t length)
@@ -98,11 +97,13 @@ void move_fence(void)
 
 #else /* no cache control from user space: the fence is all there is */
 
+const char *move_flushes_by = "a fence", *move_stores_line_by = "memcpy";
+
 void move_choose(void) {}
 
-void move_flush(char *target, const char *unused, size_t length)
+static void flush(char *target, size_t length)
 {
-    (void)target, (void)unused, (void)length;
+    (void)target, (void)length;
     move_fence();
 }
 
@@ -135,7 +136,7 @@ static void copy_edge(char *target, const char *source, size_t length)
     if (length == 0)
         return;
     memcpy(target, source, length);
-    move_flush(target, NULL, length);
+    flush(target, length);
 }
 
 void move_copy_flushing(char *target, const char *source, size_t length)

@@ -9,9 +9,11 @@ enum { LINE = 64 };
 /* Chooses by what this CPU can do. Once, before anything else here. */
 void move_choose(void);
 
+/* What was chosen, by the instruction's name. */
+extern const char *move_flushes_by, *move_stores_line_by;
+
 void move_copy(char *target, const char *source, size_t length);
 void move_copy_flushing(char *target, const char *source, size_t length);
-void move_flush(char *target, const char *unused, size_t length);
 void move_store_line(char *target, const char *source, size_t length);
 void move_fence(void);
 

@@ -24,7 +24,9 @@ COMMANDS = {
     "salvage": "Save all of a file that can be read.",
     "repair": "Give bad pages new bytes, in place.",
     "watch": "Tell what goes bad as it happens.",
+    "report": "Write a page on one target, for people.",
     "check": "Check a file system; plan or do a repair of it.",
+    "compare": "The same damage, repaired by each strategy.",
     "demo": "The story on real files, in under 30 seconds.",
 }
 

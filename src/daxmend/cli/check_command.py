@@ -15,6 +15,7 @@ from daxmend.cli.option import (
 from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE, EXIT_FAILED, EXIT_REPAIRED
 from daxmend.extent import Extent
 from daxmend.fs import Finding
+from daxmend.report.pagetext import counted, shell_line
 from daxmend.rescue.opening import open_device_target
 from daxmend.rescue.target import DeviceTarget
 
@@ -30,7 +31,7 @@ class _Outcome(NamedTuple):
 
     @property
     def exit_status(self) -> int:
-        """8, then 4 (design, "Command line")."""
+        """8, then 4 (docs/errors.md)."""
         if self.remaining:
             return EXIT_FAILED
         if self.badblocks:
@@ -60,7 +61,7 @@ def command(pool: str, repair: bool, is_applying: bool, as_json: bool) -> int:
         if as_json:
             _print_document(opened.name, outcome)
         else:
-            _print_text(printable(opened.name), outcome)
+            _print_text(opened.name, outcome)
     return outcome.exit_status
 
 
@@ -100,16 +101,17 @@ def _describe(finding: Finding) -> dict[str, object]:
 
 
 def _print_text(name: str, outcome: _Outcome) -> None:
-    said = _count(outcome.findings) if outcome.findings else "the file system is whole"
-    click.echo(f"{name}: {said}")
+    click.echo(f"{printable(name)}: {_verdict(outcome.findings)}")
     _print_findings(outcome.findings)
     if outcome.steps is not None:
         _print_repair(name, outcome)
     elif outcome.findings:
-        click.echo(f"what a repair would do: daxmend check {name} --repair")
+        plan = shell_line("daxmend", "check", name, "--repair")
+        click.echo(f"what a repair would do: {plan}")
     length = sum(run.length for run in outcome.badblocks)
     if length:
-        click.echo(f"{name}: {length} bytes are recorded as bad; see: daxmend locate {name}")
+        see = shell_line("daxmend", "locate", name)
+        click.echo(f"{printable(name)}: {length} bytes are recorded as bad; see: {see}")
 
 
 def _print_repair(name: str, outcome: _Outcome) -> None:
@@ -118,18 +120,18 @@ def _print_repair(name: str, outcome: _Outcome) -> None:
     for step in outcome.steps or ():
         click.echo(f"  {printable(step)}")
     if outcome.is_applied:
-        left = outcome.remaining
-        said = f"still {_count(left)}" if left else "the file system is whole"
-        click.echo(f"{name}: checked again: {said}")
+        still = "still " * bool(outcome.remaining)
+        click.echo(f"{printable(name)}: checked again: {still}{_verdict(outcome.remaining)}")
         _print_findings(outcome.remaining)
     elif outcome.steps:
-        click.echo(f"nothing was changed; do it with: daxmend check {name} --repair --apply")
+        apply = shell_line("daxmend", "check", name, "--repair", "--apply")
+        click.echo(f"nothing was changed; do it with: {apply}")
     elif outcome.findings:
         click.echo("there is no repair for that")
 
 
-def _count(findings: list[Finding]) -> str:
-    return "1 finding" if len(findings) == 1 else f"{len(findings)} findings"
+def _verdict(findings: list[Finding]) -> str:
+    return counted(len(findings), "finding") if findings else "the file system is whole"
 
 
 def _print_findings(findings: list[Finding]) -> None:

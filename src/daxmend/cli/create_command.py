@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
-from daxmend.cli.option import PATH, SIZE, after, json_option, print_json
-from daxmend.errors import UsageError
+from daxmend.cli.option import PATH, SIZE, after, json_option, print_json, printable
 from daxmend.media.backing import Durability
 from daxmend.media.pool import Content, MediumKind
 from daxmend.stack.pool import create, create_table
+from daxmend.stack.textfile import read_text
 from daxmend.units import CLEAR_UNIT, format_size
 
 
@@ -18,7 +19,9 @@ from daxmend.units import CLEAR_UNIT, format_size
 @click.argument("pool", type=PATH)
 @click.option("--size", type=SIZE, help="Bytes of the device: 64M, 1G …; without --table.")
 @click.option("--raw", is_flag=True, help="A bare device, without a file system.")
-@click.option("--table", type=PATH, help="Make the device of others, by this dmsetup table.")
+@click.option(
+    "--table", type=PATH, metavar="FILE", help="Make the device of others, by this dmsetup table."
+)
 @click.option(
     "--durability",
     type=click.Choice([d.value for d in Durability]),
@@ -30,7 +33,7 @@ from daxmend.units import CLEAR_UNIT, format_size
     type=click.Choice([kind.value for kind in MediumKind]),
     default=MediumKind.PLAIN.value,
     show_default=True,
-    help="How the emulated medium answers; see below.",
+    help="How the emulated medium answers; see above.",
 )
 @click.option(
     "--clear-unit",
@@ -66,53 +69,41 @@ def command(
     """
     wanted = Durability(durability) if durability else None
     content = Content.RAW if raw else Content.FS
-    if (size is None) == (table is None):
-        raise UsageError(f"{pool}: give either --size or --table")
-    if size is None:
-        assert table is not None
-        _create_table(pool, table, wanted, content, as_json=as_json)
-        return
     with _naming(pool):
-        header = create(pool, size, wanted, MediumKind(medium), clear_unit, content=content)
-    document = {
-        "pool": str(pool),
-        "content": content.name.lower(),
-        "size": size,
-        "durability": header.durability.value,
-        "medium": header.medium.value,
-        "clear_unit": header.clear_unit,
-    }
+        if table is None and size is not None:
+            header = create(pool, size, wanted, MediumKind(medium), clear_unit, content=content)
+            said = f"durability {header.durability.value}"
+            more: dict[str, object] = {
+                "durability": header.durability.value,
+                "medium": header.medium.value,
+                "clear_unit": header.clear_unit,
+            }
+        elif table is not None and size is None:
+            _check_no_medium()
+            made = create_table(pool, read_text(table), wanted, content=content)
+            size = made.size
+            said = "mapped by a table"
+            if made.is_volatile:
+                said += "; it has RAM members, and begins empty at every mount"
+            more = {"table": str(table), "volatile": made.is_volatile}
+        else:
+            raise click.UsageError("give either --size or --table")
+    name = printable(str(pool))
     what = "a raw device" if raw else "a file system on a device"
-    said = f"{pool}: {what} of {format_size(size)}, durability {header.durability.value}"
-    with after(f"{pool} was made"):
+    with after(f"{name} was made"):
         if as_json:
-            print_json(document)
+            document = {"pool": str(pool), "content": content.name.lower(), "size": size}
+            print_json(document | more)
         else:
-            click.echo(said)
+            click.echo(f"{name}: {what} of {format_size(size)}, {said}")
 
 
-def _create_table(
-    pool: Path, table: Path, durability: Durability | None, content: Content, *, as_json: bool
-) -> None:
-    """A pool that holds a table: the device is made of what the table names (docs/dm.md)."""
-    with _naming(pool):
-        made = create_table(pool, table.read_text(), durability, content=content)
-    document = {
-        "pool": str(pool),
-        "content": content.name.lower(),
-        "size": made.size,
-        "table": str(table),
-        "volatile": made.is_volatile,
-    }
-    what = "a raw device" if content is Content.RAW else "a file system on a device"
-    said = f"{pool}: {what} of {format_size(made.size)}, mapped by a table"
-    if made.is_volatile:
-        said += "; it has RAM members, and begins empty at every mount"
-    with after(f"{pool} was made"):
-        if as_json:
-            print_json(document)
-        else:
-            click.echo(said)
+def _check_no_medium() -> None:
+    """A device that is made of others has no medium of its own."""
+    context = click.get_current_context()
+    for option in ("medium", "clear_unit"):
+        if context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
+            raise click.UsageError("--medium and --clear-unit go with --size: members have media")
 
 
 @contextmanager

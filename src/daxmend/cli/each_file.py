@@ -1,15 +1,14 @@
 """A command on a directory: the same for each damaged file below it, and one answer for all."""
 
-import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 
-from daxmend.cli.option import after, describe_owner, print_json, printable
+from daxmend.cli.option import after, describe_owner, print_json, printable, warn
 from daxmend.errors import (
     EXIT_BAD_REMAINS,
     EXIT_DONE,
@@ -19,9 +18,10 @@ from daxmend.errors import (
     DaxmendError,
     UnknownStateError,
 )
+from daxmend.report.pagetext import one_line
 from daxmend.rescue.tree import Tree, find_damaged
 
-_ORDER = (EXIT_FAILED, EXIT_BAD_REMAINS, EXIT_UNKNOWN)  # design, "Command line"
+_ORDER = (EXIT_FAILED, EXIT_BAD_REMAINS, EXIT_UNKNOWN)  # docs/errors.md
 
 
 class Outcome(NamedTuple):
@@ -35,25 +35,14 @@ class Outcome(NamedTuple):
 Work = Callable[[str, str], Outcome]  # the file, and its path from the directory on
 
 
-@contextlib.contextmanager
-def progress_bar(label: str, size: int, *, show: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing in a pipe."""
-    if not show or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    with click.progressbar(length=size, label=label, file=sys.stderr) as bar:
-        yield bar.update
-
-
-def warn(messages: list[str]) -> None:
-    """What the operator should know, on stderr; a newline in a name stays on its line."""
-    for message in messages:
-        click.echo(f"daxmend: {one_line(message)}", err=True)
-
-
-def one_line(message: str) -> str:
-    """The message with its control characters escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+def print_outcome(outcome: Outcome, done: str, *, as_json: bool) -> None:
+    """What became of one file; `done` is said if that cannot be printed."""
+    with after(done):
+        if as_json:
+            print_json(outcome.document)
+        else:
+            for line in outcome.lines:
+                click.echo(line)
 
 
 def do_each(directory: str, work: Work, *, as_json: bool) -> int:

@@ -5,13 +5,13 @@ from pathlib import Path
 import click
 
 from daxmend.cli.option import (
+    PATH,
     SIZE,
     TARGET,
     after,
     json_option,
     print_json,
     printable,
-    read_plan,
     using,
 )
 from daxmend.errors import DaxmendError, UnknownStateError, UsageError
@@ -20,6 +20,7 @@ from daxmend.faults import NO_FILES, Fault, FaultKind, parse_numbered
 from daxmend.rescue.opening import open_target
 from daxmend.rescue.shadow import ShadowTarget
 from daxmend.rescue.target import Target
+from daxmend.stack.textfile import read_text
 
 
 @click.command("inject")
@@ -31,7 +32,8 @@ from daxmend.rescue.target import Target
 @click.option("--uninject", is_flag=True, help="Take the poison away; the record stays.")
 @click.option(
     "--plan",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=PATH,
+    metavar="FILE",
     help="A fault plan: 'PATTERN OFFSET LENGTH until-written|once|latent' lines.",
 )
 @json_option
@@ -68,7 +70,7 @@ def command(
     kind = FaultKind.ONCE if once else FaultKind.UNTIL_WRITTEN
     if latent or uninject:  # of lines, not of sectors
         kind = FaultKind.LATENT
-    numbered = parse_numbered(read_plan(plan)) if plan is not None else []
+    numbered = parse_numbered(read_text(plan)) if plan is not None else []
     faults = [fault for _, fault in numbered]
     if offset is not None and length is not None:
         faults.append(Fault.of(Extent(offset, length), kind))

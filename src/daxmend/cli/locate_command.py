@@ -1,6 +1,5 @@
 """`daxmend locate`: what the bad blocks mean for files, and where a file lies."""
 
-import sys
 from pathlib import Path
 
 import click
@@ -12,7 +11,7 @@ from daxmend.cli.option import (
     describe_places,
     describe_range,
     describe_record,
-    is_of_host,
+    files_bar,
     json_option,
     print_json,
     printable,
@@ -34,7 +33,10 @@ from daxmend.units import SECTOR
 @click.argument("target", type=TARGET)
 @click.option("--extents", is_flag=True, help="Print all extents of a file instead.")
 @click.option(
-    "--mapfile", type=PATH, help="Locate what a scrub could not read, instead of the record."
+    "--mapfile",
+    type=PATH,
+    metavar="MAP",
+    help="Locate what a scrub could not read, instead of the record.",
 )
 @json_option
 def command(target: str, extents: bool, mapfile: Path | None, as_json: bool) -> int:
@@ -68,23 +70,16 @@ def command(target: str, extents: bool, mapfile: Path | None, as_json: bool) -> 
 
 
 def _locate(target: Target, given: list[Extent] | None, *, show_progress: bool) -> list[Range]:
-    """The ranges with their owners; a bar on a terminal where every file has to be looked at."""
+    """The ranges with their owners."""
     if not isinstance(target, HostTarget):
         return locate(target)
-    if not show_progress or not sys.stderr.isatty():
-        return target.locate(lambda done, total: None, given)
-    with click.progressbar(length=1, label="files", file=sys.stderr) as bar:
-
-        def advance(done: int, total: int) -> None:
-            bar.length = max(total, 1)
-            bar.update(done - bar.pos)
-
-        return target.locate(advance, given)
+    with files_bar(show=show_progress) as progress:
+        return target.locate(progress, given)
 
 
 def _print_document(target: Target, found: list[Range], *, with_extents: bool) -> None:
-    if is_of_host(target):  # owners may share a range
-        badblocks = merged(dict.fromkeys(each.extent.widened(SECTOR) for each in found))
+    if isinstance(target, HostTarget):  # owners may share a range
+        badblocks = merged(each.extent.widened(SECTOR) for each in found)
     else:
         badblocks = target.badblocks()
     document: dict[str, object] = {
@@ -119,7 +114,7 @@ def _print_extents(extents: list[FileExtent]) -> None:
 
 
 def _print_ranges(target: Target, found: list[Range]) -> None:
-    length = sum(extent.length for extent in {each.extent for each in found})
+    length = sum(run.length for run in merged(each.extent for each in found))
     said = f"{length} bytes are bad" if found else "nothing is recorded as bad"
     click.echo(f"{printable(target.name)}: {said}")
     if not found:

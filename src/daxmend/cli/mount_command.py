@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from daxmend.cli.option import PATH
+from daxmend.cli.option import PATH, foreground_option, log_option, mount_options
 from daxmend.dax.api import Recovery
 from daxmend.errors import UsageError
 from daxmend.fuse import find_mount, is_dead, unmount_dead
@@ -17,11 +17,9 @@ from daxmend.mounts.option import MountOptions, OpenMode
 @click.argument("pool", type=PATH)
 @click.argument("directory", type=PATH)
 @click.option("--raw", is_flag=True, help="Show the device of a raw pool, as DIRECTORY/device.")
-@click.option(
-    "-o", "options", multiple=True, help="recovery=on|off, open=auto|direct|cached, verify_writes"
-)
-@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until unmounted.")
-@click.option("--log", type=PATH, help="Where the server writes complaints.")
+@mount_options
+@foreground_option
+@log_option
 def command(
     pool: Path,
     directory: Path,
@@ -44,20 +42,21 @@ def command(
       verify_writes            read back what was written; a write over latent poison is EIO
     """
     parsed = parse_options(",".join(options))
-    _take_away_dead(pool, directory)
+    take_away_dead(directory, os.path.realpath(pool))
     if foreground:
         serve(pool, directory, parsed, raw=raw)
     else:
         mount_in_background(pool, directory, parsed, log, raw=raw)
 
 
-def _take_away_dead(pool: Path, directory: Path) -> None:
-    """A server that died left its mount behind; mounting its pool there again clears that up."""
+def take_away_dead(directory: Path, source: str) -> None:
+    """A server that died left its mount behind; mounting `source` there again clears that up."""
     found = find_mount(directory)
-    if found is None or found.fstype != "fuse.daxmend" or not is_dead(found):
+    if found is None or found.fstype != "fuse.daxmend":
         return
     is_own = os.geteuid() in (0, found.user_id)
-    if is_own and os.path.realpath(pool) == os.path.realpath(found.source):
+    is_same = source in (found.source, os.path.realpath(found.source))
+    if is_own and is_same and is_dead(found):
         unmount_dead(directory)
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,11 +18,13 @@ from daxmend.errors import (
     UsageError,
 )
 from daxmend.extent import Extent
+from daxmend.report.pagetext import escaped, one_line, shell_line
 from daxmend.rescue.hosttarget import HostTarget
 from daxmend.rescue.target import Range, Target
-from daxmend.units import SECTOR, parse_size, sector_of
+from daxmend.units import SECTOR, parse_size
 
 _T = TypeVar("_T", bound=Target)
+_NO_NAME = "an empty name; was a variable not set?"
 
 
 class Size(click.ParamType[int]):
@@ -47,7 +49,9 @@ class UntouchedPath(click.ParamType[Path]):
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Any text is a path."""
+        """Any text is a path; of a shell's variable that is not set `Path` would make `.`."""
+        if value == "":
+            self.fail(_NO_NAME, param, ctx)
         return Path(value)
 
 
@@ -56,22 +60,33 @@ class TargetName(click.ParamType[str]):
 
     name = "target"
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Any text is a name."""
+        if value == "":
+            self.fail(_NO_NAME, param, ctx)
+        return str(value)
+
 
 SIZE = Size()
 PATH = UntouchedPath()
 TARGET = TargetName()
 
 
-def read_plan(plan: Path) -> str:
-    """The text of a fault plan's file."""
-    try:
-        return plan.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{plan} is not text: byte {error.start} is not UTF-8") from None
-
-
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document instead."
+)
+mount_options = click.option(
+    "-o",
+    "options",
+    multiple=True,
+    metavar="OPTIONS",
+    help="recovery=on|off, open=auto|direct|cached, verify_writes",
+)
+foreground_option = click.option(
+    "-f", "--foreground", is_flag=True, help="Stay in the foreground until unmounted."
+)
+log_option = click.option(
+    "--log", type=PATH, metavar="FILE", help="Where the server writes complaints."
 )
 
 
@@ -82,8 +97,23 @@ def using(target: _T) -> Iterator[_T]:
         yield target
     finally:
         target.close()
-        for notice in target.notices:
-            click.echo(f"daxmend: {notice}", err=True)
+        warn(target.notices)
+
+
+def warn(messages: Iterable[str]) -> None:
+    """What the operator should know, on stderr; a newline in a name stays on its line."""
+    for message in messages:
+        click.echo(f"daxmend: {one_line(message)}", err=True)
+
+
+@contextmanager
+def progress_bar(label: str, size: int, *, show: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing in a pipe; told of bytes that are done."""
+    if not show or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with click.progressbar(length=size, label=label, file=sys.stderr) as bar:
+        yield bar.update
 
 
 @contextmanager
@@ -98,18 +128,23 @@ def after(done: str) -> Iterator[None]:
 
 def printable(name: str | bytes) -> str:
     """A name that stays on one line and fits the terminal; what does not is escaped as in C."""
-    escaped = "".join(_escape(character) for character in os.fsdecode(name))
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    return escaped.encode(encoding, "backslashreplace").decode(encoding)
+    return escaped(name).encode(encoding, "backslashreplace").decode(encoding)
 
 
-def _escape(character: str) -> str:
-    if character.isprintable() and character != "\\":
-        return character
-    raw = os.fsencode(character)
-    if len(raw) == 1 and raw[0] >= 0x80:  # a byte that is not UTF-8
-        return f"\\x{raw[0]:02x}"
-    return character.encode("unicode_escape").decode()
+@contextmanager
+def files_bar(*, show: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal where every file has to be looked at: told how many, of how many."""
+    if not show or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    with click.progressbar(length=1, label="files", file=sys.stderr) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.length = max(total, 1)
+            bar.update(done - bar.pos)
+
+        yield advance
 
 
 def describe_badblocks(badblocks: list[Extent]) -> dict[str, object]:
@@ -117,7 +152,7 @@ def describe_badblocks(badblocks: list[Extent]) -> dict[str, object]:
     return {
         "badblock_count": sum(run.length for run in badblocks) // SECTOR,
         "badblocks": [
-            {"offset": sector_of(run.offset), "length": run.length // SECTOR} for run in badblocks
+            {"offset": run.offset // SECTOR, "length": run.length // SECTOR} for run in badblocks
         ],
     }
 
@@ -128,30 +163,22 @@ def describe_record(target: Target, badblocks: list[Extent]) -> dict[str, object
     Where nothing is known to be bad and more may be, there is no count: null, not 0.
     """
     record = describe_badblocks(badblocks)
-    if not is_of_host(target):
+    if not isinstance(target, HostTarget):
         return record
     if target.unknown and not badblocks:
         record = dict.fromkeys(record)
     return {**record, "unknown": target.unknown}
 
 
-def is_of_host(target: Target) -> bool:
-    """Whether it is a device or file of the running system, no pool."""
-    return isinstance(target, HostTarget)
-
-
 def record_status(target: Target, *, is_bad: bool) -> int:
     """The exit status after the record was asked: bad, unknown, or clean; says what is unknown."""
-    name = printable(target.name)
-    for why in target.unknown:
-        click.echo(f"daxmend: {name}: {printable(why)}", err=True)
+    name = target.name
+    warn(why if why.startswith(f"{name}: ") else f"{name}: {why}" for why in target.unknown)
     if is_bad:
         return EXIT_BAD_REMAINS
     if target.unknown:
-        click.echo(
-            f"daxmend: {name}: nothing is known; reading it finds out: daxmend scrub {name}",
-            err=True,
-        )
+        scrub = shell_line("daxmend", "scrub", name)
+        warn([f"{name}: nothing is known; reading it finds out: {scrub}"])
         return EXIT_UNKNOWN
     return EXIT_DONE
 

@@ -1,13 +1,14 @@
 """The program: finds the command, runs it, and turns what it raises into one line and a status."""
 
 import importlib
+import traceback
 from typing import Any
 
 import click
 
-from daxmend import __version__
 from daxmend.cli import COMMANDS
 from daxmend.errors import EXIT_FAILED, EXIT_USAGE, DaxmendError
+from daxmend.report.pagetext import one_line
 
 
 class _Group(click.Group):
@@ -28,10 +29,27 @@ class _Group(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="daxmend")
-def daxmend() -> None:
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+    no_args_is_help=True,
+)
+@click.option("--version", "is_version", is_flag=True, help="Say what runs, and on what; exit.")
+@click.option("--json", "as_json", is_flag=True, help="With --version: one JSON document.")
+@click.pass_context
+def daxmend(context: click.Context, is_version: bool, as_json: bool) -> None:
     """Find which bytes a media error took, save the rest, repair in place, and rehearse it all."""
+    if is_version:
+        from daxmend.cli.version import print_version
+
+        print_version(as_json=as_json)
+        context.exit()
+    if as_json:
+        context.fail("--json goes with --version here; give it behind a command")
+    if context.invoked_subcommand is None:
+        context.fail("Missing command.")
 
 
 def run(arguments: list[str]) -> int:
@@ -47,6 +65,8 @@ def run(arguments: list[str]) -> int:
         return _fail(str(error), error.exit_status)
     except OSError as error:
         said = error.strerror or str(error)
+        if not error.filename and _is_of_output(error):
+            said = f"it could not be printed: {said}"
         is_named = not error.filename or said.startswith(f"{error.filename}: ")
         return _fail(said if is_named else f"{error.filename}: {said}", EXIT_FAILED)
     except SystemExit:  # click's way out when nobody reads the output any more
@@ -56,6 +76,12 @@ def run(arguments: list[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
+def _is_of_output(error: OSError) -> bool:
+    """Whether it comes out of `click.echo`, by which everything is printed."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code is click.echo.__code__ for frame, _ in frames)
+
+
 def _fail(message: str, status: int) -> int:
-    click.echo(f"daxmend: {message}", err=True)
+    click.echo(f"daxmend: {one_line(message)}", err=True)
     return status

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from daxmend.cli.each_file import Outcome, do_each, progress_bar, warn
-from daxmend.cli.option import PATH, TARGET, after, json_option, print_json, printable
+from daxmend.cli.each_file import Outcome, do_each, print_outcome
+from daxmend.cli.option import PATH, TARGET, json_option, printable, progress_bar, warn
 from daxmend.cli.repair_report import describe_repair, iter_lines
 from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE, EXIT_FAILED, UsageError
 from daxmend.rescue import repairrun
@@ -22,12 +22,16 @@ from daxmend.rescue.tree import is_tree
 
 @click.command("repair")
 @click.argument("file", type=TARGET)
-@click.option("--from", "copy", type=TARGET, help="A copy that has what FILE has lost.")
+@click.option(
+    "--from", "copy", type=TARGET, metavar="COPY", help="A copy that has what FILE has lost."
+)
 @click.option("--zero", is_flag=True, help="What is lost becomes zeros.")
 @click.option("--punch", is_flag=True, help="Last resort: punch a hole, and write; FILE moves.")
 @click.option("--apply", is_flag=True, help="Do it; without, only say what would be done.")
 @click.option("--undo", is_flag=True, help="Take back the last repair.")
-@click.option("--journal", type=PATH, help="Directory of the journal, else beside FILE.")
+@click.option(
+    "--journal", type=PATH, metavar="DIR", help="Directory of the journal, else beside FILE."
+)
 @json_option
 def command(
     file: str,
@@ -43,9 +47,9 @@ def command(
     zeros.
 
     FILE, and COPY, is any file, also on a mount, or POOL:/PATH, or a block device; one that is
-    mounted, or part of another, is refused as FILE. Without --apply nothing is changed. What was
-    there, and what is to come, is kept in a journal first, so that a repair that was stopped is
-    finished by the next one, and --undo can take it back.
+    mounted, swap, or part of another, or a disk image that is, is refused as FILE. Without --apply
+    nothing is changed. What was there, and what is to come, is kept in a journal first, so that a
+    repair that was stopped is finished by the next one, and --undo can take it back.
 
     FILE may be a directory or a mount: every damaged file below it is repaired, with --from from
     the file of the same path in the directory COPY.
@@ -67,12 +71,7 @@ def command(
             raise UsageError(f"{copy} is no directory, and {file} is one; name one of its shape")
         return do_each(file, work, as_json=as_json)
     outcome = work(file, "")
-    with after(f"{printable(file)}: the repair has ended"):
-        if as_json:
-            print_json(outcome.document)
-        else:
-            for line in outcome.lines:
-                click.echo(line)
+    print_outcome(outcome, f"{printable(file)}: the repair has ended", as_json=as_json)
     return outcome.status
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from daxmend.cli.option import printable
 from daxmend.cli.salvage_command import describe_lost
 from daxmend.host.unknown import Unknown
+from daxmend.report.pagetext import counted
 from daxmend.rescue.repair import PageResult, State, bad_ranges
 from daxmend.rescue.repairrun import RepairReport
 from daxmend.rescue.target import FileExtent
@@ -88,20 +89,16 @@ def _summary(report: RepairReport) -> str:
         if not report.results:
             return "nothing is bad"
         lost = sum(result.page.lost_length for result in report.results)
-        pages = _pages(len(report.results))
+        pages = counted(len(report.results), "page")
         if not lost:
-            return f"{pages} cannot be read, with nothing lost in it; nothing was changed"
+            return f"nothing is lost, and {pages} cannot be read as before; nothing was changed"
         return f"{lost} bytes are lost in {pages}; nothing was changed"
     done = State.UNDONE if report.action == "undo" else State.HEALED
     if not report.results:
         return "nothing is bad, nothing was changed"
-    said = f"{_pages(count[done])} {_SAID[done]}"
+    said = f"{counted(count[done], 'page')} {_SAID[done]}"
     rest = len(report.results) - count[done] - count[State.READABLE]
     return f"{said}, {rest} not" if rest else said
-
-
-def _pages(count: int) -> str:
-    return "1 page" if count == 1 else f"{count} pages"
 
 
 def _footer(report: RepairReport) -> Iterator[str]:

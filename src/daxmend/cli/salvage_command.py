@@ -7,15 +7,15 @@ from pathlib import Path
 
 import click
 
-from daxmend.cli.each_file import Outcome, do_each, progress_bar, warn
+from daxmend.cli.each_file import Outcome, do_each, print_outcome
 from daxmend.cli.option import (
     PATH,
     TARGET,
-    after,
     describe_badblocks,
     json_option,
-    print_json,
     printable,
+    progress_bar,
+    warn,
 )
 from daxmend.errors import EXIT_BAD_REMAINS, EXIT_DONE, EXIT_FAILED, UsageError
 from daxmend.extent import Extent, merged
@@ -27,8 +27,15 @@ from daxmend.units import SECTOR
 
 @click.command("salvage")
 @click.argument("file", type=TARGET)
-@click.option("-o", "--output", "out", type=PATH, required=True, help="The copy to make.")
-@click.option("--mapfile", type=PATH, help="What was saved, as GNU ddrescue keeps it; to go on.")
+@click.option(
+    "-o", "--output", "out", type=PATH, required=True, metavar="OUT", help="The copy to make."
+)
+@click.option(
+    "--mapfile",
+    type=PATH,
+    metavar="MAP",
+    help="What was saved, as GNU ddrescue keeps it; to go on.",
+)
 @click.option("--overwrite", is_flag=True, help="Make OUT and MAP anew if they exist.")
 @json_option
 def command(file: str, out: Path, mapfile: Path | None, overwrite: bool, as_json: bool) -> int:
@@ -57,12 +64,8 @@ def command(file: str, out: Path, mapfile: Path | None, overwrite: bool, as_json
         return do_each(file, work, as_json=as_json)
     outcome = _salvage(file, out, mapfile, overwrite=overwrite, show=not as_json)
     size, saved = outcome.document["size"], outcome.document["saved"]
-    with after(f"{printable(file)}: {saved} of {size} bytes were saved"):
-        if as_json:
-            print_json(outcome.document)
-        else:
-            for line in outcome.lines:
-                click.echo(line)
+    done = f"{printable(file)}: {saved} of {size} bytes were saved"
+    print_outcome(outcome, done, as_json=as_json)
     return outcome.status
 
 
@@ -94,15 +97,8 @@ def _salvage(file: str, out: Path, mapfile: Path | None, *, overwrite: bool, sho
 
 def describe_lost(lost: list[Extent]) -> dict[str, object]:
     """Lost ranges in bytes, and the sectors that they touch (R47)."""
-    sectors: list[Extent] = []
-    for run in lost:
-        wide = run.widened(SECTOR)
-        if sectors and wide.offset < sectors[-1].end:
-            wide = Extent.between(sectors[-1].end, wide.end)
-        if wide.length:
-            sectors.append(wide)
     return {
-        **describe_badblocks(merged(sectors)),
+        **describe_badblocks(merged(run.widened(SECTOR) for run in lost)),
         "ranges": [{"offset": run.offset, "length": run.length} for run in lost],
     }
 

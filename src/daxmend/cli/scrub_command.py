@@ -1,8 +1,6 @@
 """`daxmend scrub`: look for what has failed, and nobody has met yet."""
 
 import contextlib
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -16,6 +14,7 @@ from daxmend.cli.option import (
     json_option,
     print_json,
     printable,
+    progress_bar,
     record_status,
     using,
 )
@@ -35,7 +34,12 @@ from daxmend.units import SECTOR, format_size
 @click.option("--length", type=SIZE, help="How many bytes.")
 @click.option("--read", "by_reading", is_flag=True, help="Read, also where the bus can scrub.")
 @click.option("--rate", type=SIZE, help="When reading: bytes a second at most.")
-@click.option("--mapfile", type=PATH, help="When reading: what was read, as GNU ddrescue keeps it.")
+@click.option(
+    "--mapfile",
+    type=PATH,
+    metavar="MAP",
+    help="When reading: what was read, as GNU ddrescue keeps it.",
+)
 @json_option
 def command(
     target: str,
@@ -77,7 +81,7 @@ def _scrub_own(target: Target, extent: Extent | None, *, as_json: bool) -> int:
     before = sum(run.length for run in target.badblocks())
     size = target.status()["size"] if extent is None else extent.length
     assert isinstance(size, int)
-    with _progress(size, show=not as_json) as advance:
+    with progress_bar("scrub", size, show=not as_json) as advance:
         for done in target.scrub(extent):
             advance(done.length)
     recorded = sum(run.length for run in target.badblocks())
@@ -124,7 +128,8 @@ def _scrub_by_reading(
     whole = Extent(0, target.size) if extent is None else extent
     check_bounds(whole, target.size, target.name)
     run = ReadScrub(target.name, target.path, target.size, mapfile=mapfile, rate=rate)
-    with contextlib.closing(run), _progress(whole.length, show=not as_json) as advance:
+    bar = progress_bar("scrub", whole.length, show=not as_json)
+    with contextlib.closing(run), bar as advance:
         for done in run.run(whole):
             advance(done.length)
     bad = [part for each in run.bad if (part := each.intersection(whole)).length]
@@ -142,13 +147,3 @@ def _scrub_by_reading(
     for each in bad:
         click.echo(f"{each.offset:>16} {each.length:>12}")
     return EXIT_BAD_REMAINS if bad else EXIT_DONE
-
-
-@contextlib.contextmanager
-def _progress(size: int, *, show: bool) -> Iterator[Callable[[int], object]]:
-    """A bar on a terminal, nothing in a pipe; told of bytes that are done."""
-    if not show or not sys.stderr.isatty():
-        yield lambda length: None
-        return
-    with click.progressbar(length=size, label="scrub", file=sys.stderr) as bar:
-        yield bar.update

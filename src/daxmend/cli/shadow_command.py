@@ -5,27 +5,26 @@ from pathlib import Path
 
 import click
 
-from daxmend.cli.mount_command import parse_options
-from daxmend.cli.option import PATH, read_plan
+from daxmend.cli.mount_command import parse_options, take_away_dead
+from daxmend.cli.option import PATH, foreground_option, log_option, mount_options
 from daxmend.errors import UsageError
 from daxmend.faults import Pattern, encode_pattern
-from daxmend.fuse import find_mount, is_dead, unmount_dead
 from daxmend.mounts.option import ShadowOptions
 from daxmend.mounts.shadowserver import SHADOW_PREFIX, serve_shadow, shadow_in_background
+from daxmend.stack.textfile import read_text
 
 
 @click.command("shadow")
 @click.argument("source", type=PATH)
 @click.argument("directory", type=PATH)
 @click.option("--arm", multiple=True, metavar="PATTERN", help="Files that may go bad while open.")
-@click.option("--plan", type=PATH, help="A fault plan to begin with.")
+@click.option("--plan", type=PATH, metavar="FILE", help="A fault plan to begin with.")
 @click.option("--cache", "seconds", type=click.FloatRange(0, 3600), default=1.0, show_default=True,
+              metavar="SECONDS",
               help="Seconds until a change made in SOURCE itself must show.")  # fmt: skip
-@click.option(
-    "-o", "options", multiple=True, help="recovery=on|off, open=auto|direct|cached, verify_writes"
-)
-@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until unmounted.")
-@click.option("--log", type=PATH, help="Where the server writes complaints.")
+@mount_options
+@foreground_option
+@log_option
 def command(
     source: Path,
     directory: Path,
@@ -53,8 +52,8 @@ def command(
     for word in armed:
         _check_pattern(word)
     chosen = ShadowOptions(parse_options(",".join(options)), armed, seconds)
-    text = "" if plan is None else read_plan(plan)
-    _take_away_dead(source, directory)
+    text = "" if plan is None else read_text(plan)
+    take_away_dead(directory, SHADOW_PREFIX + os.path.realpath(source))
     if foreground:
         serve_shadow(source, directory, chosen, text)
     else:
@@ -65,11 +64,3 @@ def _check_pattern(word: str) -> None:
     if not word:
         raise UsageError("--arm '' matches nothing")
     Pattern(word)
-
-
-def _take_away_dead(source: Path, directory: Path) -> None:
-    """A server that died left its mount behind; mounting there again clears that up."""
-    found = find_mount(directory)
-    is_own = found is not None and found.source == SHADOW_PREFIX + os.path.realpath(source)
-    if found is not None and is_own and os.geteuid() in (0, found.user_id) and is_dead(found):
-        unmount_dead(directory)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import click
 
-from daxmend.cli.option import TARGET, describe_owner, describe_places, printable
+from daxmend.cli.option import TARGET, describe_owner, describe_places, printable, warn
 from daxmend.errors import EXIT_DONE, EXIT_UNKNOWN
 from daxmend.rescue.target import Range
 from daxmend.rescue.watch import Watch, WatchEvent
@@ -21,6 +21,7 @@ from daxmend.rescue.watch import Watch, WatchEvent
 @click.option(
     "--interval",
     type=click.FloatRange(min=0.01),
+    metavar="SECONDS",
     default=1.0,
     show_default=True,
     help="Seconds between looks at what tells of no change.",
@@ -39,8 +40,7 @@ def command(targets: tuple[str, ...], run: str | None, interval: float, as_json:
     """
     try:
         with _terminable(), contextlib.closing(Watch(targets, interval)) as watch:
-            for notice in watch.notices:
-                click.echo(f"daxmend: {notice}", err=True)
+            warn(watch.notices)
             for event in watch.events():
                 document = describe_event(event)
                 click.echo(json.dumps(document) if as_json else _line(event))
@@ -117,4 +117,4 @@ def _execute(run: str, document: dict[str, object]) -> None:
         check=False,
     )
     if ran.returncode:
-        click.echo(f"daxmend: '{printable(run)}' ended with {ran.returncode}", err=True)
+        warn([f"'{run}' ended with {ran.returncode}"])

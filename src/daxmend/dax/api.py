@@ -1,6 +1,6 @@
-"""What every DAX device offers, in the words of the patches of 2021 (design, "What every DaxDevice
-offers"). A pmem driver, a mapped table and a fault injector are interchangeable behind it.
+"""What every DAX device offers, in the words of the patches of 2021.
 
+A pmem driver, a mapped table and a fault injector are interchangeable behind it.
 Arguments are bytes and page-aligned unless named sector.
 """
 
@@ -207,7 +207,7 @@ class Holder(Protocol):
 class DaxDevice(Protocol):
     """A device with direct access and error management.
 
-    One thread mutates it at a time (design, "Who may touch what when"). Offsets outside
+    One thread mutates it at a time (architecture.md, "Objects, owners, locks"). Offsets outside
     `[0, size)` or not aligned raise `UsageError` and change nothing.
     """
 
@@ -232,6 +232,16 @@ class DaxDevice(Protocol):
         if that is the first (R22, R24). In RECOVERY mode bad pages are in it (R49).
         """
 
+    def read_clean(self, offset: int, length: int) -> bytes | None:
+        """A copy of a range that lies in the clean gap of the last access, whole and checked (R19).
+
+        None for any other, or if something changed under the copy: `io.read` looks. Takes no lock,
+        and neither raises for a fault nor spends one.
+        """
+
+    def view_clean(self, offset: int, length: int) -> memoryview | None:
+        """The bytes themselves, read-only, for a system call at once; None as for `read_clean`."""
+
     def recovery_read(self, extent: Extent) -> Salvage:
         """Every readable cacheline, and what is lost (R12). Never raises for poison."""
 
@@ -253,6 +263,13 @@ class DaxDevice(Protocol):
 
     def drop_hold(self, extent: Extent) -> None:
         """Forget what `hold` kept in the range, and nothing that a recovery kept there (R18)."""
+
+    def keep_zeros(self, extent: Extent) -> None:
+        """Whoever owned the bytes gave them up: what is kept or held of them is zeros now (R32).
+
+        Bytes, any alignment. Lost sectors stay lost, and `recovery_read` finds zeros in this part
+        of them; all else stays as it is. Durable after the next `fence`.
+        """
 
     def zeroinit(self, extent: Extent) -> int:
         """Set whole pages to zeros and clear their poison, in place (R29).

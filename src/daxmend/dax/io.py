@@ -1,7 +1,7 @@
 """Reads and writes over a device, in which a failed normal access turns into recovery (R22).
 
-The normal path asks `direct_access` once and copies. Only its failure enters the functions below
-that walk around or heal bad pages.
+The normal path of a read is `read_clean`; that of a write asks `direct_access` once and stores.
+Only its failure enters the functions below that walk around or heal bad pages.
 """
 
 from __future__ import annotations
@@ -33,19 +33,34 @@ def read(device: DaxDevice, extent: Extent) -> bytes:
 
     Raises `MediaError` if the first byte's sector is bad.
     """
-    length = extent.length
+    offset, length = extent
+    found = device.read_clean(offset, length)
+    if found is not None:
+        return found
     sequence = device.sequence
     try:
         window = device.direct_access(extent, _NORMAL)
-        if window.length >= length:
-            data = window.load(0, length)
-        else:
-            data = _read_windows(device, extent, window, _NORMAL)
+        data = _read_windows(device, extent, window, _NORMAL)
         if device.sequence == sequence:  # else the record changed under the copy (R19)
             return data
     except (BadBlockError, PoisonError):
         pass  # the page is bad somewhere; what of it can be read is decided below
     return _read_around(device, extent)
+
+
+def view(device: DaxDevice, extent: Extent) -> memoryview | None:
+    """The bytes themselves, read-only, for a system call at once.
+
+    None if they are not in one piece, or damaged: `read` has what can be had. Whoever asks often
+    asks `view_clean` of the device first.
+    """
+    try:
+        window = device.direct_access(extent, _NORMAL)
+        if window.length >= extent.length:
+            return window.view(0, extent.length)
+    except (BadBlockError, PoisonError):
+        pass
+    return None
 
 
 def _read_windows(device: DaxDevice, extent: Extent, window: Window, mode: AccessMode) -> bytes:
@@ -273,4 +288,4 @@ def _check_edge(device: DaxDevice, edge: Extent) -> None:
         _refuse(device, page)
 
 
-__all__ = ["Write", "check_zeroinit", "read", "write", "write_raw", "zeroinit"]
+__all__ = ["Write", "check_zeroinit", "read", "view", "write", "write_raw", "zeroinit"]

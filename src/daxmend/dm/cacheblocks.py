@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _RECOVERY = AccessMode.RECOVERY
-_SLICE = 64  # blocks that are written back at once, before others have a turn
+SLICE = 64  # blocks that are written back at once, before others have a turn
 
 
 class CacheBlocks:
@@ -40,9 +40,9 @@ class CacheBlocks:
         self._leaving: list[tuple[int, int]] = []  # written back; the next commit makes them clean
         self._stuck: set[int] = set()  # dirty blocks that could not be written back
 
-    def start(self) -> None:
+    def start(self, *, writable: bool = True) -> None:
         """Take over what the cache holds. Raises as `CacheTable.start`."""
-        self.table.start()
+        self.table.start(writable=writable)
         for block, slot in self.table.dirty.items():
             self._owner[slot] = block
             self.cached.add(Extent(block * PAGE, PAGE))
@@ -189,7 +189,7 @@ class CacheBlocks:
     def _allocate(self) -> int | None:
         if not (self.table.free or self._clean):
             try:
-                self.write_back(self.dirty_blocks(_SLICE))
+                self.write_back(self.dirty_blocks(SLICE))
             except MediaError:
                 return None
         if not self.table.free and self._clean:

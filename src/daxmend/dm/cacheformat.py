@@ -22,8 +22,7 @@ COPIES = (0, 1)
 LINES = PAGE // CACHELINE  # entries, or lines of the map, in a page
 MAP_BLOCKS = 48 * 8  # blocks of the origin in one line of the map
 
-# state, block, sequence
-FREE, DIRTY, UNKNOWN = 0, 1, 2
+FREE, DIRTY, UNKNOWN = 0, 1, 2  # states of a slot
 
 _SUPER = struct.Struct("<8sIIQQQ16sQ")  # magic … slots, blocks, start, uuid; checksum
 _ENTRY = struct.Struct("<4sIQQ32xQ")  # magic, state, block, sequence; checksum
@@ -116,6 +115,9 @@ class Entry(NamedTuple):
     sequence: int
 
 
+NO_ENTRY = Entry(FREE, 0, 0)  # of a slot that was never used
+
+
 def pack_entry(slot: int, entry: Entry) -> bytes:
     """A line."""
     packed = _ENTRY.pack(_ENTRY_MAGIC, *entry, 0)[:-8]
@@ -135,6 +137,9 @@ class MapLine(NamedTuple):
 
     sequence: int
     bits: bytes
+
+
+NO_BITS = MapLine(0, bytes(MAP_BLOCKS // 8))
 
 
 def pack_map_line(number: int, line: MapLine) -> bytes:

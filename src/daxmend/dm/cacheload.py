@@ -15,6 +15,8 @@ from daxmend.dm.cacheformat import (
     FREE,
     LINES,
     MAP_BLOCKS,
+    NO_BITS,
+    NO_ENTRY,
     UNKNOWN,
     Entry,
     Layout,
@@ -84,7 +86,7 @@ def load(medium: CacheMedium, layout: Layout, wanted: Superblock) -> Loaded | No
     return Loaded(
         superblock,
         known,
-        [line or MapLine(0, bytes(48)) for line in lines.chosen],
+        [line or NO_BITS for line in lines.chosen],
         _lost_blocks(known, lines.chosen, wanted.blocks),
         wrong_superblocks,
         entries.wrong,
@@ -163,7 +165,7 @@ def _load_entries(medium: CacheMedium, layout: Layout, *, is_formatted: bool) ->
     lines = _choose(_pages(medium, layout.entries), layout.slot_count, unpack_entry)
     if not is_formatted:  # the superblocks are bad, and perhaps always were
         for slot in lines.empty:
-            lines.chosen[slot] = Entry(FREE, 0, 0)
+            lines.chosen[slot] = NO_ENTRY
     return lines
 
 
@@ -173,24 +175,26 @@ def _load_map(
     lines = _choose(_pages(medium, layout.map), -(-blocks // MAP_BLOCKS), unpack_map_line)
     if not is_formatted:
         for number in lines.empty:
-            lines.chosen[number] = MapLine(0, bytes(48))
+            lines.chosen[number] = NO_BITS
     return lines
 
 
 def _newest(entries: list[Entry | None]) -> list[Entry]:
     """One slot for a block; entries that both copies have lost become `UNKNOWN`."""
     known = [entry or Entry(UNKNOWN, 0, 0) for entry in entries]
-    best: dict[int, int] = {}
+    newest: dict[int, int] = {}  # block → slot
     for slot, entry in enumerate(known):
         if entry.state != DIRTY:
             continue
-        other = best.get(entry.block)
+        other = newest.get(entry.block)
         if other is None or known[other].sequence < entry.sequence:
-            best[entry.block], slot = slot, slot if other is None else other
-            if other is None:
-                continue
-        known[slot] = Entry(FREE, entry.block, entry.sequence)
-    return known
+            newest[entry.block] = slot
+    return [
+        entry._replace(state=FREE)
+        if entry.state == DIRTY and newest[entry.block] != slot
+        else entry
+        for slot, entry in enumerate(known)
+    ]
 
 
 def _lost_blocks(known: list[Entry], lines: list[MapLine | None], blocks: int) -> ExtentSet:

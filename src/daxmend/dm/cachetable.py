@@ -18,6 +18,7 @@ from daxmend.dm.cacheformat import (
     FREE,
     LINES,
     MAP_BLOCKS,
+    NO_ENTRY,
     UNKNOWN,
     Entry,
     Layout,
@@ -71,24 +72,27 @@ class CacheTable:
         self._line_sequences = [0] * (len(self._bits) // _BITS)
         self._changed: set[_Line] = set()
         self._bad_pages: set[int] = set()  # of the metadata
+        self._is_writable = True
 
     # -- start -----------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, *, writable: bool = True) -> None:
         """Read what is there, heal what can be, or begin an empty cache; durable on return.
 
-        Raises as `cacheload.load`.
+        Without `writable` all that is in memory alone. Raises as `cacheload.load`.
         """
+        self._is_writable = writable
         found = load(self.medium, self.layout, self._superblock)
-        if found is None:
-            self._format()
+        if found is not None:
+            self._take(found)
+            self._heal(found)
             return
-        self._take(found)
-        self._heal(found)
+        self._entries = [NO_ENTRY] * self.layout.slot_count
+        self.free = list(range(self.layout.slot_count - 1, -1, -1))
+        if writable:
+            self._format()
 
     def _format(self) -> None:
-        self._entries = [Entry(FREE, 0, 0)] * self.layout.slot_count
-        self.free = list(range(self.layout.slot_count - 1, -1, -1))
         for copy in COPIES:
             for area in (self.layout.entries[copy], self.layout.map[copy]):
                 for offset in range(area.offset, area.end, PAGE):
@@ -137,6 +141,9 @@ class CacheTable:
 
     def _heal(self, found: Loaded) -> None:
         """Copy 0 first, all of it, so that copy 1 is whole meanwhile, where it is."""
+        if not self._is_writable:
+            self.is_healed = False
+            return
         for copy in COPIES:
             lines = [_Line(False, slot) for slot in found.wrong_entries[copy]]
             lines += [_Line(True, number) for number in found.wrong_map[copy]]
@@ -207,15 +214,10 @@ class CacheTable:
 
     # -- the medium ----------------------------------------------------------------------------
 
-    @property
-    def is_changed(self) -> bool:
-        """Whether something waits for a commit."""
-        return bool(self._changed or self._bad_pages)
-
     def commit(self) -> list[int]:
         """Make slots and metadata durable, in this order. Returns the dirty blocks whose entries
         can be written to no copy: they are not durable, and need another place (`forget`)."""
-        if not self.is_changed:
+        if not (self._is_writable and (self._changed or self._bad_pages)):
             return []
         self.medium.fence()
         self._heal_pages()
@@ -249,7 +251,7 @@ class CacheTable:
     def forget(self, block: int) -> int:
         """The origin has a block of which `commit` said that it needs that; its slot."""
         slot = self.dirty.pop(block)
-        self._entries[slot] = Entry(FREE, 0, 0)
+        self._entries[slot] = NO_ENTRY
         self._changed.discard(_Line(False, slot))
         self._set_bit(block, is_set=False)
         return slot

@@ -57,6 +57,9 @@ class Error(Target):
     def drop_hold(self, extent: Extent) -> None:
         """See `Target`."""
 
+    def keep_zeros(self, extent: Extent) -> None:
+        """See `Target`; nothing is kept here."""
+
     def read_sectors(self, extent: Extent) -> NoReturn:
         """See `Target`."""
         raise BadBlockError(self.name, *extent, hint=_REASON)

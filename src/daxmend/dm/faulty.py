@@ -265,6 +265,11 @@ class Faulty(Linear):
         """See `Target`."""
         self._held = [held for held in self._held if not held.extent.overlaps(extent)]
 
+    def keep_zeros(self, extent: Extent) -> None:
+        """See `Target`: nothing is lost here but what the member lost."""
+        self.drop_hold(extent)
+        super().keep_zeros(extent)
+
     # -- what is known of it -------------------------------------------------------------------
 
     def capabilities(self, extent: Extent) -> list[Capability]:
@@ -283,8 +288,7 @@ class Faulty(Linear):
         """See `Target`: its own record, and the member's beside it."""
         found = [(run, SectorState.BAD) for run in self._record.extents(extent)]
         for run, state in super().badblocks(extent):
-            rest = ExtentSet(1, [run]).without(ExtentSet(1, self._record.extents(run)))
-            found += [(part, state) for part in rest]
+            found += [(part, state) for part in self._record.gaps(run)]
         return sorted(found, key=lambda each: each[0])
 
     def scrub(self, extent: Extent) -> None:

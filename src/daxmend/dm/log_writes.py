@@ -62,7 +62,7 @@ class LogWrites(Target):
 
     def start(self) -> None:
         """See `Target`: begin the log, or go on with the one that is there."""
-        self.log.start()
+        self.log.start(writable=self.is_writable)
         if self.log.logged_entries and self.log.last_mark not in (_END_MARK, _CUT_MARK):
             self.log.append([Write(Entry(Extent(0, 0), LogFlag.MARK, _CUT_MARK))])
 
@@ -186,6 +186,8 @@ class LogWrites(Target):
 
         Raises `UsageError` for a name that does not fit, and if logging has ended.
         """
+        if not self.is_writable:
+            raise UsageError(f"{self.name}: {self.log.name} is open read-only: it takes no mark")
         encoded = name.encode()
         if not 0 < len(encoded) <= MAX_MARK or "\0" in name:
             raise UsageError(f"a mark has 1 to {MAX_MARK} bytes, without a zero among them")

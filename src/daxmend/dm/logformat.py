@@ -82,7 +82,7 @@ def read_super(log: DaxDevice) -> Super | None:
     Raises `UsageError` if something else is there, `UnsupportedError` for another version and
     `CorruptionError` for sizes that cannot be.
     """
-    raw = _read(log, Extent(0, SECTOR))
+    raw = read_data(log, Extent(0, SECTOR))
     magic, version, nr_entries, sectorsize = _SUPER.unpack_from(raw)
     if not any(raw):
         return None
@@ -108,7 +108,7 @@ def iter_entries(log: DaxDevice) -> Iterator[Placed]:
     for number in range(found.nr_entries):
         if offset + found.sectorsize > log.size:
             raise _wrong(log, offset, "place", "inside the log", "beyond its end")
-        raw = _read(log, Extent(offset, found.sectorsize))
+        raw = read_data(log, Extent(offset, found.sectorsize))
         entry = _unpack(log, offset, raw, found.sectorsize)
         data = Extent(offset + found.sectorsize, entry.data_length)
         if data.end > log.size:
@@ -133,10 +133,6 @@ def _unpack(log: DaxDevice, offset: int, raw: bytes, unit: int) -> Entry:
 
 def read_data(log: DaxDevice, extent: Extent) -> bytes:
     """Bytes of the log, all of them; `MediaError` otherwise."""
-    return _read(log, extent)
-
-
-def _read(log: DaxDevice, extent: Extent) -> bytes:
     data = io.read(log, extent)
     if len(data) < extent.length:
         done = len(data)

@@ -19,7 +19,7 @@ def replay(log: DaxDevice, target: DaxDevice, until: str | int | None = None) ->
     `UsageError`, before anything is written, if there is no such mark, or an entry lies beyond
     `target`'s end; `MediaError` where the log cannot be read or `target` not be written.
     """
-    entries = entries_until(log, until)
+    entries = _entries_until(log, until)
     for placed in entries:
         if placed.entry.extent.end > target.size:
             raise UsageError(
@@ -32,7 +32,7 @@ def replay(log: DaxDevice, target: DaxDevice, until: str | int | None = None) ->
     return len(entries)
 
 
-def entries_until(log: DaxDevice, until: str | int | None) -> list[Placed]:
+def _entries_until(log: DaxDevice, until: str | int | None) -> list[Placed]:
     """The entries that `replay` does. Raises as it does, before it writes."""
     if isinstance(until, int) and until < 0:
         raise UsageError(f"{until} is no number of entries")

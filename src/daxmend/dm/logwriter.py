@@ -32,18 +32,22 @@ class LogWriter:
         self.next_offset = SECTOR
         self.last_mark = ""
         self._device = device
+        self._is_writable = True
 
     @property
     def is_enabled(self) -> bool:
         """Whether what is appended is logged."""
         return not self.reason
 
-    def start(self) -> None:
-        """Find the end of the log that is there, or begin one. Raises as `iter_entries`, and
-        `UnsupportedError` for a log with other sectors than ours."""
+    def start(self, *, writable: bool = True) -> None:
+        """Find the end of the log that is there, or begin one; without `writable` it stays as it
+        is. Raises as `iter_entries`, and `UnsupportedError` for a log with other sectors than
+        ours."""
+        self._is_writable = writable
         found = read_super(self._device)
         if found is None:
-            self._write_super()
+            if writable:
+                self._write_super()
             return
         if found.sectorsize != SECTOR:
             raise UnsupportedError(
@@ -57,7 +61,7 @@ class LogWriter:
 
     def append(self, writes: Sequence[Write]) -> None:
         """Log these, all or none; durable on return. Ends logging where that cannot be."""
-        if not (writes and self.is_enabled):
+        if not (writes and self.is_enabled and self._is_writable):
             return
         packed = b"".join(each.entry.pack() + each.data for each in writes)
         if self.next_offset + len(packed) > self._device.size:

@@ -25,14 +25,14 @@ from daxmend.dax.api import (
     capabilities_of,
 )
 from daxmend.dm.line import Line
-from daxmend.dm.near import NOWHERE, HasCleanWindows, Near, WayDown, near
+from daxmend.dm.near import NO_GAP, NOWHERE, HasCleanGap, Near, WayDown, near
 from daxmend.dm.relay import Relay, joined
 from daxmend.dm.table import check_uses, format_table, make_targets
 from daxmend.dm.target import Context, Target, extent_of, moved
 from daxmend.errors import FaultError, MediaError, TableError, UsageError
 from daxmend.events import CopyHealed, Event, EventHub, ScrubDone, ZeroinitDone
-from daxmend.extent import Extent, check_bounds, merged
-from daxmend.units import CACHELINE, MIB, PAGE, SECTOR, is_aligned
+from daxmend.extent import Extent, check_bounds, check_pages, merged
+from daxmend.units import CACHELINE, MIB, SECTOR, is_aligned
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -57,11 +57,17 @@ class MappedDevice:
     """Targets, one behind the other, as a device (implements `DaxDevice`, `FaultInjection`).
 
     Takes its members for itself: they get its lock, its holder's place and its switch of R23.
-    Whoever opened the members closes them, after `close`. Raises `TableError` as `check_uses`.
+    Whoever opened the members closes them, after `close`. Without `writable` nothing is ever
+    written to them. Raises `TableError` as `check_uses`.
     """
 
     def __init__(
-        self, name: str, targets: Sequence[Target], events: EventHub | None = None
+        self,
+        name: str,
+        targets: Sequence[Target],
+        events: EventHub | None = None,
+        *,
+        writable: bool = True,
     ) -> None:
         if not targets:
             raise TableError(1, "the table is empty")
@@ -75,7 +81,7 @@ class MappedDevice:
         for target in self.targets:
             self._starts.append(self.size)
             self.size += target.size
-        self.members = _unique(use.device for target in targets for use in target.uses)
+        self.members = list(dict.fromkeys(use.device for t in targets for use in t.uses))
         clocks = self._leaves()
         self._clock = clocks[0] if len(clocks) == 1 else _Clocks(clocks)
         self._near = NOWHERE  # of the last access
@@ -88,6 +94,7 @@ class MappedDevice:
         self.error_management: ErrorManagement | None = _TableErrorManagement(self)
         self._take_members()
         for target in self.targets:
+            target.is_writable = writable
             target.start()
 
     @classmethod
@@ -211,16 +218,34 @@ class MappedDevice:
     def direct_access(self, extent: Extent, mode: AccessMode) -> Window:
         """See `DaxDevice`; a window ends with its piece. Near the last access none is searched."""
         offset, length = extent
-        start, end, clean_window, distance = self._near
+        start, end, member, distance = self._near
         if not (start <= offset and offset + length <= end):
             check_bounds(extent, self.size, self.name)
-            self._near = start, end, clean_window, distance = self._near_of(offset)
+            self._near = start, end, member, distance = self._near_of(offset)
             length = min(length, end - offset)
-        window = clean_window(offset + distance, length)
+        window = member.clean_window(offset + distance, length)
         if window is None:
             window = self._search(Extent(offset, length), mode)
         window.origin = (self.name, offset)
         return window
+
+    def read_clean(self, offset: int, length: int) -> bytes | None:
+        """See `DaxDevice`: of a range in one piece, what the member below all targets answers."""
+        start, end, member, distance = self._near
+        if not (start <= offset and offset + length <= end):
+            if not 0 <= offset <= offset + length <= self.size:
+                return None
+            self._near = start, end, member, distance = self._near_of(offset)
+            if offset + length > end:
+                return None
+        return member.read_clean(offset + distance, length)
+
+    def view_clean(self, offset: int, length: int) -> memoryview | None:
+        """See `DaxDevice`."""
+        start, end, member, distance = self._near
+        if start <= offset and offset + length <= end:
+            return member.view_clean(offset + distance, length)
+        return None
 
     def _search(self, extent: Extent, mode: AccessMode) -> Window:
         """A window as the line's target gives it."""
@@ -295,7 +320,7 @@ class MappedDevice:
         """See `DaxDevice`. Where a member cannot recover it ends: `NoRecoveryError` names it."""
         view = memoryview(data).cast("B")
         extent = Extent(offset, len(view))
-        self._check_pages(extent)
+        check_pages(extent, self.size, self.name)
         kept = list(keep)
 
         def recover(part: _Part) -> int:
@@ -327,7 +352,7 @@ class MappedDevice:
 
     def zeroinit(self, extent: Extent) -> int:
         """See `DaxDevice`."""
-        self._check_pages(extent)
+        check_pages(extent, self.size, self.name)
         with self._operation(quiet=ZeroinitDone):
             done = self._each_piece(extent, lambda part: part.target.zeroinit(part.extent))
         self.events.publish(ZeroinitDone(Extent(extent.offset, done)))
@@ -351,10 +376,12 @@ class MappedDevice:
             for target, _, part in self._pieces_of(extent):
                 target.drop_hold(part)
 
-    def _check_pages(self, extent: Extent) -> None:
-        if not (is_aligned(extent.offset, PAGE) and is_aligned(extent.length, PAGE)):
-            raise UsageError(f"{self.name}: {extent} is not aligned to {PAGE} bytes")
+    def keep_zeros(self, extent: Extent) -> None:
+        """See `DaxDevice`."""
         check_bounds(extent, self.size, self.name)
+        with self._operation():
+            for target, _, part in self._pieces_of(extent):
+                target.keep_zeros(part)
 
     @property
     def allows_recovery(self) -> bool:
@@ -447,11 +474,15 @@ class MappedDevice:
 
     def _each_line(self, extent: Extent, work: Callable[[Target, Extent], None]) -> None:
         with self._operation():
-            for target, _, part in self._lines_of(extent):
-                target.check_injectable(part)
+            self.check_injectable(extent)
             for target, start, part in self._lines_of(extent):
                 with self._naming(start):
                     work(target, part)
+
+    def check_injectable(self, extent: Extent) -> None:
+        """See `HasInjectableParts`."""
+        for target, _, part in self._lines_of(extent):
+            target.check_injectable(part)
 
     def poison(self, extent: Extent) -> Iterator[Extent]:
         """See `FaultInjection`."""
@@ -514,8 +545,7 @@ def _way_down(member: DaxDevice) -> WayDown:
     """What finds the stretch around an offset of a member."""
     if isinstance(member, MappedDevice):
         return member._near_of
-    clean_window = member.clean_window if isinstance(member, HasCleanWindows) else NOWHERE[2]
-    whole = (0, member.size, clean_window, 0)
+    whole = (0, member.size, member if isinstance(member, HasCleanGap) else NO_GAP, 0)
     return lambda offset: whole
 
 
@@ -552,8 +582,3 @@ class _TableErrorManagement:
                     )
                 found.append(each)
         return found
-
-
-def _unique(devices: Iterable[DaxDevice]) -> list[DaxDevice]:
-    """Each device once, in order."""
-    return list({id(device): device for device in devices}.values())

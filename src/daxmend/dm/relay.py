@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from daxmend.dm.target import Target, extent_of, moved
-from daxmend.extent import Extent
+from daxmend.extent import Extent, merged
 
 if TYPE_CHECKING:
     from daxmend.dax.api import DaxDevice
@@ -18,7 +18,6 @@ class Relay:
     """The mapped device as the holder of one member: failures go up translated (R42)."""
 
     def __init__(self, targets: Iterable[Target], member: DaxDevice) -> None:
-        self.member = member
         self._uses = sorted(
             (
                 (use.extent, index, target)
@@ -58,15 +57,5 @@ def joined(events: Sequence[Event]) -> list[Event]:
     return [
         event
         for kind, extents in kinds.items()
-        for event in ([moved(kind, e) for e in _united(extents)] if extents else [kind])
+        for event in ([moved(kind, e) for e in merged(extents)] if extents else [kind])
     ]
-
-
-def _united(extents: Iterable[Extent]) -> list[Extent]:
-    """The same bytes, ascending, each once."""
-    found: list[Extent] = []
-    for extent in sorted(extents):
-        if found and extent.offset <= found[-1].end:
-            extent = Extent.between(found[-1].offset, max(found.pop().end, extent.end))
-        found.append(extent)
-    return found

@@ -27,7 +27,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 from daxmend.dax.api import (
     AccessMode,
@@ -64,6 +64,14 @@ class Context(Protocol):
         """A file that a word of the table names."""
 
 
+@runtime_checkable
+class HasInjectableParts(Protocol):
+    """A device parts of which may take no injected faults."""
+
+    def check_injectable(self, extent: Extent) -> None:
+        """Raise `UnsupportedError` unless all of the range can be made bad."""
+
+
 class Use(NamedTuple):
     """A range of a member that a target has for itself."""
 
@@ -90,11 +98,13 @@ class Target:
     has_state: ClassVar[bool] = False  # whether it overrides `sequence`
     sequence: int = 0  # grows with each change of a record of its own (R19)
     allows_recovery: bool = True  # the mapped device's switch (R23); members have their own
+    is_writable: bool = True  # False: the members are open read-only; set by the mapped device
 
     def __init__(self, size: int, uses: Sequence[Use] = ()) -> None:
         self.size = size
         self.uses = tuple(uses)
         self.line: Line | None = None  # which made it; set by the table
+        self.notices: list[str] = []  # what whoever opened the table should be told
         # Set by the mapped device; they take the target's own offsets.
         self.tell: Callable[[Event], None] = _ignore
         self.notify: Callable[[Extent], None] = _ignore
@@ -194,6 +204,11 @@ class Target:
         with self._below(extent) as (device, place):
             device.drop_hold(place)
 
+    def keep_zeros(self, extent: Extent) -> None:
+        """See `DaxDevice`."""
+        with self._below(extent) as (device, place):
+            device.keep_zeros(place)
+
     def read_sectors(self, extent: Extent) -> bytes:
         """See `DaxDevice`; whole sectors, in bytes."""
         with self._below(extent) as (device, place):
@@ -262,44 +277,42 @@ class Target:
 
     # -- injection (R2): forwarded to the members that have it ------------------------------
 
-    def injectable(self, extent: Extent) -> Iterator[tuple[int, FaultInjection, Extent]]:
-        """The members under the range; `UnsupportedError` names the first that takes no faults."""
-        places = list(self._places(extent))
-        for _, device, place in places:
-            if not isinstance(device, FaultInjection):
+    def check_injectable(self, extent: Extent) -> None:
+        """Raise `UnsupportedError` unless all of the range can be made bad."""
+        for _, device, place in self._places(extent):
+            if isinstance(device, HasInjectableParts):
+                device.check_injectable(place)
+            elif not isinstance(device, FaultInjection):
                 raise UnsupportedError(
                     f"{device.name}: {place}: takes no injected faults; put a faulty target on it"
                 )
-        for index, device, place in places:
-            assert isinstance(device, FaultInjection)
-            yield index, device, place
 
-    def check_injectable(self, extent: Extent) -> None:
-        """Raise `UnsupportedError` unless all of the range can be made bad."""
-        for _ in self.injectable(extent):
-            return
+    def _injectable(self, extent: Extent) -> Iterator[tuple[int, FaultInjection, Extent]]:
+        """The members under the range that take faults."""
+        for index, device, place in self._places(extent):
+            if isinstance(device, FaultInjection):
+                yield index, device, place
 
     def inject(self, extent: Extent, *, latent: bool = False) -> None:
         """See `FaultInjection`."""
-        for _, device, place in self.injectable(extent):
+        for _, device, place in self._injectable(extent):
             device.inject(place, latent=latent)
 
     def inject_once(self, extent: Extent) -> None:
         """See `FaultInjection`."""
-        for _, device, place in self.injectable(extent):
+        for _, device, place in self._injectable(extent):
             device.inject_once(place)
 
     def uninject(self, extent: Extent) -> None:
         """See `FaultInjection`."""
-        for _, device, place in self.injectable(extent):
+        for _, device, place in self._injectable(extent):
             device.uninject(place)
 
     def poison(self, extent: Extent) -> list[Extent]:
         """See `FaultInjection`; of members that have none, nothing is known."""
         return sorted(
             part
-            for index, device, place in self._places(extent)
-            if isinstance(device, FaultInjection)
+            for index, device, place in self._injectable(extent)
             for run in device.poison(place)
             for part in self._unmapped(index, run, extent)
         )

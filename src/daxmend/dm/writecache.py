@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Self
 
 from daxmend.dax.api import AccessMode, DaxDevice, ExposedMemory, Salvage, SectorState, Window
-from daxmend.dm.cacheblocks import CacheBlocks
+from daxmend.dm.cacheblocks import SLICE, CacheBlocks
 from daxmend.dm.cachememory import CacheMemory, PinnedMemory
 from daxmend.dm.cacheoption import Options, parse_arguments
 from daxmend.dm.line import Line
@@ -28,13 +28,12 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _CACHE, _ORIGIN = 0, 1  # of `uses`
-_SLICE = 64  # blocks that a fence writes back in the background
 _UNKNOWN = "what was cached of it is lost"
 _DEFAULTS = Options()
 
 
 class Writecache(Target):
-    """`size` bytes of `origin` behind `cache`. `notices` is what whoever opened it should be told.
+    """`size` bytes of `origin` behind `cache`.
 
     A store is in the cache, and durable with the next fence. Beyond `options.high_watermark` per
     cent of dirty blocks, fences write back slices of them until `low_watermark` is reached.
@@ -51,7 +50,6 @@ class Writecache(Target):
         super().__init__(size, [Use(cache, area), Use(origin, Extent(0, size))])
         self.blocks = CacheBlocks(size, cache, area, origin)
         self.options = options
-        self.notices: list[str] = []
         self._memory = CacheMemory(self)
 
     @classmethod
@@ -69,7 +67,7 @@ class Writecache(Target):
 
     def start(self) -> None:
         """See `Target`: what the cache holds is taken over, and what of it is bad is told (R38)."""
-        self.blocks.start()
+        self.blocks.start(writable=self.is_writable)
         table = self.blocks.table
         done = "rewritten" if table.is_healed else "not to be rewritten"
         for structure, copy in table.damage:
@@ -109,8 +107,7 @@ class Writecache(Target):
         """See `Target`: the blocks whose newest content is there."""
         if index == _CACHE:
             return (part for part, _ in self.blocks.owners(extent))
-        cached = ExtentSet(1, self.blocks.cached.extents(extent))
-        return iter(ExtentSet(1, [extent]).without(cached) if extent.length else ())
+        return self.blocks.cached.gaps(extent)
 
     def _is_lost(self, extent: Extent) -> bool:
         return self.blocks.table.lost.overlaps(extent)
@@ -228,6 +225,11 @@ class Writecache(Target):
         if not self._is_lost(extent):
             super().drop_hold(extent)
 
+    def keep_zeros(self, extent: Extent) -> None:
+        """See `Target`; of a lost block nothing is kept."""
+        if not self._is_lost(extent):
+            super().keep_zeros(extent)
+
     def read_sectors(self, extent: Extent) -> bytes:
         """See `Target`."""
         self._refuse_lost(extent)
@@ -248,11 +250,10 @@ class Writecache(Target):
 
     def badblocks(self, extent: Extent) -> list[tuple[Extent, SectorState]]:
         """See `Target`: the members' records, and what is lost."""
-        lost = list(self.blocks.table.lost.extents(extent))
-        found = [(run, SectorState.LOST) for run in lost]
+        lost = self.blocks.table.lost
+        found = [(run, SectorState.LOST) for run in lost.extents(extent)]
         for run, state in super().badblocks(extent):
-            rest = ExtentSet(1, [run]).without(ExtentSet(1, lost)) if lost else [run]
-            found += [(part, state) for part in rest]
+            found += [(part, state) for part in lost.gaps(run)]
         return sorted(found, key=lambda each: each[0])
 
     def scrub(self, extent: Extent) -> None:
@@ -307,10 +308,12 @@ class Writecache(Target):
 
     def after_fence(self) -> None:
         """See `Target`: a slice of what is to be written back in the background."""
+        if not self.is_writable:
+            return
         count, slots = self.blocks.dirty_count, self.blocks.slot_count
         if count * 100 > self.options.high_watermark * slots:
             excess = count - self.options.low_watermark * slots // 100
-            self.blocks.write_back(self.blocks.dirty_blocks(min(excess, _SLICE)))
+            self.blocks.write_back(self.blocks.dirty_blocks(min(excess, SLICE)))
 
     def close(self) -> None:
         """See `Target`. What is dirty stays in the cache."""
@@ -322,7 +325,7 @@ class Writecache(Target):
     def flush_cache(self) -> None:
         """Write everything back, durably. Raises `MediaError` for the first block that stays."""
         self.blocks.retry()
-        while blocks := self.blocks.dirty_blocks(_SLICE):
+        while blocks := self.blocks.dirty_blocks(SLICE):
             self.blocks.write_back(blocks)
         for block in sorted(self.blocks.table.dirty):
             raise MediaError(
@@ -336,20 +339,16 @@ class Writecache(Target):
     def message(self, words: Sequence[str]) -> str:
         """See `Target`: `flush`; `losses`, answered with a line `OFFSET LENGTH` for each;
         `clear_stats`."""
-        verbs = {"flush": self._flush_message, "losses": self._losses_message}
-        if list(words) == ["clear_stats"]:
-            self.blocks.errors = 0
-            return ""
-        if len(words) != 1 or words[0].lower() not in verbs:
-            raise UsageError(f"{self.name} takes the messages flush, losses and clear_stats")
-        return verbs[words[0].lower()]()
-
-    def _flush_message(self) -> str:
-        self.flush_cache()
+        match [word.lower() for word in words]:
+            case ["flush"]:
+                self.flush_cache()
+            case ["losses"]:
+                return "".join(f"{run.offset} {run.length}\n" for run in self.losses())
+            case ["clear_stats"]:
+                self.blocks.errors = 0
+            case _:
+                raise UsageError(f"{self.name} takes the messages flush, losses and clear_stats")
         return ""
-
-    def _losses_message(self) -> str:
-        return "".join(f"{run.offset} {run.length}\n" for run in self.losses())
 
     def status(self) -> str:
         """See `Target`: blocks of the cache; how many are cached, dirty, lost, unknown; errors."""

@@ -50,6 +50,9 @@ class Zero(Target):
     def drop_hold(self, extent: Extent) -> None:
         """See `Target`."""
 
+    def keep_zeros(self, extent: Extent) -> None:
+        """See `Target`; nothing is kept here."""
+
     def read_sectors(self, extent: Extent) -> bytes:
         """See `Target`."""
         return bytes(extent.length)

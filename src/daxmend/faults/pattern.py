@@ -1,8 +1,8 @@
 """The PATTERN of a fault plan: a shell pattern over the paths below a directory.
 
 A pattern without a slash matches a name at any depth; one with a slash matches the whole path from
-the top, which may begin with a slash. `*` and `?` stop at a slash, `**` does not, `[...]` is a set
-of characters. What is not printable ASCII, a blank, `#` and `%` are written `%XX`, so that a
+the top, which may begin with a slash. `*`, `?` and `[...]`, a set of characters, stop at a slash,
+`**` does not. What is not printable ASCII, a blank, `#` and `%` are written `%XX`, so that a
 pattern is one word of one line.
 """
 
@@ -12,9 +12,11 @@ import os
 import re
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from daxmend.errors import UsageError
+
 _MAGIC = re.compile(r"([*?\[])")
 _LITERAL = re.compile(r"\[([*?\[])\]")
-_TOKEN = re.compile(r"\*\*|\*|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
+_TOKEN = re.compile(r"\*\*|\*|\?|\[!?+\]?+[^\]]*\]|.", re.DOTALL)
 _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in "#%")
 
 
@@ -44,13 +46,16 @@ def literal_path(word: str) -> str | None:
 
 
 class Pattern:
-    """A compiled PATTERN."""
+    """A compiled PATTERN. Raises `UsageError` if it is none: a range of characters backwards."""
 
     def __init__(self, word: str) -> None:
         text = _decode(word)
         self._is_path = "/" in text
         regex = "".join(map(_translate, _TOKEN.findall(text.lstrip("/"))))
-        self._regex = re.compile(regex, re.DOTALL)
+        try:
+            self._regex = re.compile(regex, re.DOTALL)
+        except re.error:
+            raise UsageError(f"'{word}' is no pattern: a range in [...] must go upwards") from None
 
     def matches(self, path: str) -> bool:
         """Whether it matches `path`, which is relative to the top."""
@@ -65,6 +70,6 @@ def _translate(token: str) -> str:
     if len(token) == 1:
         return re.escape(token)
     inside = token[1:-1]
-    negated = "^/" if inside.startswith("!") else ""
+    negated = "^" if inside.startswith("!") else ""
     members = re.sub(r"([\\\[\]^&~|])", r"\\\1", inside.removeprefix("!"))
-    return f"[{negated}{members}]"
+    return f"(?!/)[{negated}{members}]"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from daxmend.extent import Extent
 from daxmend.fs.extentmap import Run, joined
 from daxmend.fs.finding import Finding, Invariant
-from daxmend.fs.inode import FIRST_INO, NAME_MAX, ROOT_INO
+from daxmend.fs.inode import FIRST_INO, MAX_SIZE, ROOT_INO, is_name
 from daxmend.fs.loading import Loaded, load
 from daxmend.fs.superblock import superblock_mirror
 from daxmend.units import PAGE
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from daxmend.dax.api import DaxDevice
+    from daxmend.fs.inode import Inode
 
 MOST = 1000  # findings of one invariant
 _PATH_MAX = 4096  # bytes; no system call takes more
-MAX_SIZE = (1 << 63) - PAGE  # of a file; what an offset can hold, in whole pages
 
 
 def check(device: DaxDevice) -> Iterator[Finding]:
@@ -203,12 +203,7 @@ class _Tree:
 
     def check_links(self) -> Iterator[Finding]:
         """F8, F10: link counts are right, and everything that has a name can be reached."""
-        names: Counter[int] = Counter()
-        subdirectories: Counter[int] = Counter()
-        for ino, inode in self._inodes.items():
-            for child, kind in inode.names.values():
-                names[child] += 1
-                subdirectories[ino] += stat.S_ISDIR(kind)
+        names, subdirectories = count_names(self._inodes)
         for ino, inode in self._inodes.items():
             nlink = inode.attributes.nlink
             wanted = names[ino]
@@ -236,10 +231,15 @@ class _Tree:
                 yield self._finding(Invariant.SIZE, ino, f"size is {size}")
 
 
-def is_name(name: bytes) -> bool:
-    """True for what can stand in a directory."""
-    is_special = name in (b"", b".", b"..")
-    return not is_special and len(name) <= NAME_MAX and b"/" not in name and b"\0" not in name
+def count_names(inodes: dict[int, Inode]) -> tuple[Counter[int], Counter[int]]:
+    """How many names each inode has, and how many directories each directory holds."""
+    names: Counter[int] = Counter()
+    subdirectories: Counter[int] = Counter()
+    for ino, inode in inodes.items():
+        for child, kind in inode.names.values():
+            names[child] += 1
+            subdirectories[ino] += stat.S_ISDIR(kind)
+    return names, subdirectories
 
 
 def _say(run: Run) -> str:

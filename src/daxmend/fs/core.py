@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import time
 from typing import TYPE_CHECKING
 
-from daxmend.errors import DaxmendError, MediaError
+from daxmend.errors import DaxmendError, MediaError, os_error
 from daxmend.events import CopyHealed, MetadataHealed
 from daxmend.extent import Extent, ExtentSet
 from daxmend.fs.change import Change, InodeGone, InodeSet, pack_change
@@ -29,7 +28,7 @@ from daxmend.fs.superblock import (
     superblock_mirror,
     write_superblock,
 )
-from daxmend.units import KIB, PAGE
+from daxmend.units import KIB, MIB, PAGE, SECTOR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 
 _COMMIT_NS = 10**9  # what was changed is durable after a second, asked for or not
 _PENDING_LIMIT = 256 * KIB
+_SLICE = 8 * MIB  # of what failed, looked at in one turn of `tidy`
 _SPARE_PAGES = 16  # of the next checkpoint, for what must not fail
 _NO_JOURNAL = (
     "the journal is out of use, for its first page is bad and was not cleared; nothing is lost, "
@@ -69,7 +69,8 @@ class Core:
         self._dirty: set[int] = set()  # inodes whose attributes the next commit holds
         self._last_commit_ns = time.monotonic_ns()
         self._has_failed = False
-        self._failures: list[Extent] = []
+        self._failures = ExtentSet(SECTOR)  # since `tidy` looked
+        self._unsorted = ExtentSet(SECTOR)  # failed, and may have bad free pages yet
         loaded = _shown(device, loaded or load(device))
         self._superblock = loaded.superblock
         self._journal = loaded.journal
@@ -100,7 +101,7 @@ class Core:
                 self.notices.append(f"{self.device.name}: {_NO_JOURNAL}")
             self._remove_nameless()
             self._make_some_room(0)
-            self._failures.append(Extent(0, self.device.size))
+            self._failures.add(Extent(0, self.device.size))
 
     def _heal(self, loaded: Loaded) -> bool:
         """Whether the damaged copies could be rewritten; `tidy` tries again."""
@@ -157,7 +158,7 @@ class Core:
 
     def _check_writable(self) -> None:
         if self.is_read_only:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+            raise os_error(errno.EROFS)
 
     def _inode(self, ino: int) -> Inode:
         return self._state.inode(ino)
@@ -230,7 +231,7 @@ class Core:
         """Everything that was done so far is durable on return."""
         with self.lock:
             if self._has_failed:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
+                raise os_error(errno.EIO)
             if self._pending or self._dirty:
                 self._commit()
             else:
@@ -249,7 +250,7 @@ class Core:
         if self._space.has_freed:
             self._commit()
         if not self._has_room(needed):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise os_error(errno.ENOSPC)
 
     def _has_room(self, needed: int) -> bool:
         """Whether the next checkpoint and the one after it have places, after trying for them."""
@@ -273,7 +274,7 @@ class Core:
             self._reserve = old
 
     def _is_bad(self, mirror: Mirror) -> bool:
-        return any(True for extent in mirror.extents() for _ in self._bad_in(extent))
+        return any(any(self._bad_in(extent)) for extent in mirror.extents())
 
     def _bad_in(self, extent: Extent) -> Iterator[Extent]:
         return (bad for bad, _ in self.device.badblocks(extent))
@@ -281,7 +282,7 @@ class Core:
     def _drop_reserve(self) -> None:
         for extent in self._reserve.extents():
             self._space.give_back(extent)
-            self._space.seclude(bad for bad, _ in self.device.badblocks(extent))
+            self._space.seclude(self._bad_in(extent))
         self._reserve = Mirror(self.device, ((), ()))
 
     def _return_room(self) -> bool:
@@ -345,7 +346,7 @@ class Core:
             bad = (bad for extent in self._reserve.extents() for bad in self._bad_in(extent))
             self._clear_reserve(ExtentSet(PAGE, (each.widened(PAGE) for each in bad)))
             if not self._can_checkpoint():
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise os_error(errno.ENOSPC)
             generation = next_generation(self._superblock.generation)
             self.device.fence()
             length = write_checkpoint(self._reserve, self._state.records(), generation)
@@ -366,7 +367,7 @@ class Core:
 
     def notify_failure(self, extent: Extent) -> None:
         """See `daxmend.dax.api.Holder`: `tidy` heals metadata, when no operation is under way."""
-        self._failures.append(extent)
+        self._failures.add(extent.widened(SECTOR))
         self._space.seclude([extent])
 
     def tidy(self) -> bool:
@@ -382,17 +383,28 @@ class Core:
             if (self._pending or self._dirty) and is_due:
                 self._commit()
             self._look_at_failures()
-            return self._space.clear_some()
+            has_more = self._seclude_some()
+            return self._space.clear_some() or has_more
 
     def _look_at_failures(self) -> None:
-        failures, self._failures = self._failures, []
+        """All metadata that is among them heals at once; `_seclude_some` has the rest."""
+        failures, self._failures = self._failures, ExtentSet(SECTOR)
+        self._unsorted.update(failures)
         pages = ExtentSet(PAGE)
-        for failure in failures:
-            for bad, _ in self.device.badblocks(failure):
-                self._space.seclude([bad])
-                pages.add(bad.widened(PAGE))
+        for mirror in (superblock_mirror(self.device), *self._mirrors()):
+            for part in mirror.parts(failures):
+                pages.update(bad.widened(PAGE) for bad in self._bad_in(part))
         if pages:
             self._heal_metadata(pages)
+
+    def _seclude_some(self) -> bool:
+        """Put bad free pages into quarantine, in a slice of what failed; whether there is more."""
+        run = next(iter(self._unsorted), None)
+        if run is not None:
+            piece = Extent(run.offset, min(run.length, _SLICE))
+            self._space.seclude(self._bad_in(piece))
+            self._unsorted.discard(piece)
+        return bool(self._unsorted)
 
     def is_metadata(self, extent: Extent) -> bool:
         """True if the device's range touches what the file system itself lives on."""
@@ -405,7 +417,7 @@ class Core:
     def _heal_metadata(self, bad: ExtentSet) -> None:
         """What is in memory is the best copy there is: a checkpoint of it goes elsewhere (R43).
 
-        `bad` are pages of any kind: those of files stay as they are.
+        `bad` are its pages, and perhaps others, which stay as they are.
         """
         superblock = superblock_mirror(self.device)
         if any(superblock.parts(bad)):
@@ -420,9 +432,9 @@ class Core:
         if (journal or any(self._checkpoint.parts(bad))) and self._can_checkpoint():
             self.checkpoint()  # now nothing of the journal is in use, nor of the old checkpoint
             for extent in journal:  # but for the new mark, which healed what it was written to
-                for still_bad, _ in list(self.device.badblocks(extent)):
+                for bad_still in list(self._bad_in(extent)):
                     with contextlib.suppress(MediaError):
-                        self.device.zeroinit(still_bad.widened(PAGE))
+                        self.device.zeroinit(bad_still.widened(PAGE))
             self._tell_healed(journal)
             self._clear_reserve(bad)
         self._make_some_room(0)
@@ -434,12 +446,12 @@ class Core:
             with contextlib.suppress(MediaError):
                 self.device.zeroinit(extent)
         self._tell_healed(parts)
-        if any(True for extent in parts for _ in self._bad_in(extent)):
+        if any(any(self._bad_in(extent)) for extent in parts):
             self._drop_reserve()
 
     def _tell_healed(self, parts: Iterable[Extent]) -> None:
         for extent in parts:
-            if not any(True for _ in self.device.badblocks(extent)):
+            if not any(self._bad_in(extent)):
                 self.events.publish(MetadataHealed(extent))
 
     def close(self) -> None:

@@ -10,13 +10,12 @@ import time
 from typing import TYPE_CHECKING
 
 from daxmend.dax import io
-from daxmend.dax.api import AccessMode, Recovery
-from daxmend.errors import BadBlockError, MediaError, PoisonError
+from daxmend.dax.api import AccessMode, Recovery, Salvage
+from daxmend.errors import MediaError, os_error
 from daxmend.extent import Extent, merged
 from daxmend.fs.change import Mapped, Unmapped, Written
-from daxmend.fs.check import MAX_SIZE
 from daxmend.fs.core import Core
-from daxmend.fs.inode import RUN_LENGTH, Inode, Mapping
+from daxmend.fs.inode import MAX_SIZE, RUN_LENGTH, Inode, Mapping
 from daxmend.units import PAGE, SECTOR, align_up
 
 if TYPE_CHECKING:
@@ -29,17 +28,13 @@ if TYPE_CHECKING:
 _END = MAX_SIZE // PAGE
 
 
-def _error(number: int) -> OSError:
-    return OSError(number, os.strerror(number))
-
-
 class Data(Core):
     """The content of regular files. Offsets and lengths are bytes, of any alignment."""
 
     def _file(self, ino: int) -> Inode:
         inode = self._inode(ino)
         if not stat.S_ISREG(inode.attributes.mode):
-            raise _error(errno.EISDIR if stat.S_ISDIR(inode.attributes.mode) else errno.EINVAL)
+            raise os_error(errno.EISDIR if stat.S_ISDIR(inode.attributes.mode) else errno.EINVAL)
         return inode
 
     # -- reading ---------------------------------------------------------------------------
@@ -52,30 +47,36 @@ class Data(Core):
         inode = self._live.get(ino) or self._file(ino)
         gap = inode.gap
         if gap[0] <= offset < offset + length <= gap[1]:
-            try:
-                data = io.read(self.device, Extent(offset + gap[2], length))
-                if inode.gap is gap:  # mapping and size are what they were
-                    return data
-            except MediaError:
-                if inode.gap is gap:  # else these pages may be somebody else's by now
-                    raise
+            data = self.device.read_clean(offset + gap[2], length)
+            if data is not None and inode.gap is gap:  # mapping and size are what they were
+                return data
         with self.lock:
             length = min(length, self._file(ino).attributes.size - offset)
             return self._read_pieces(inode, offset, length) if length > 0 else b""
+
+    def salvage(self, ino: int, extent: Extent) -> Salvage:
+        """Everything readable of a range inside the file, and what is lost, in its offsets (R12).
+
+        Also what recoveries kept (R18). Never raises for poison.
+        """
+        data = bytearray(extent.length)
+        lost = []
+        with self.lock:
+            for offset, place in self._written(self._file(ino), extent):
+                saved = self.device.recovery_read(place)
+                at = offset - extent.offset
+                data[at : at + place.length] = saved.data
+                lost += [run.shifted(offset - place.offset) for run in saved.lost]
+        return Salvage(data, merged(lost))
 
     def view(self, ino: int, offset: int, length: int) -> memoryview | None:
         """The bytes themselves, to be used at once, if they lie in one piece without damage."""
         inode = self._live.get(ino) or self._file(ino)
         gap = inode.gap
         if gap[0] <= offset < offset + length <= gap[1]:
-            try:
-                window = self.device.direct_access(
-                    Extent(offset + gap[2], length), AccessMode.NORMAL
-                )
-                if window.length >= length:
-                    return window.view(0, length)
-            except (BadBlockError, PoisonError):
-                pass  # `read` says what can be had
+            place = offset + gap[2]
+            found = self.device.view_clean(place, length)
+            return found or io.view(self.device, Extent(place, length))
         return None
 
     def _read_pieces(self, inode: Inode, offset: int, length: int) -> bytes:
@@ -124,7 +125,7 @@ class Data(Core):
             inode = self._file(ino)
             if offset + len(view) > MAX_SIZE:
                 if offset >= MAX_SIZE:
-                    raise _error(errno.EFBIG)
+                    raise os_error(errno.EFBIG)
                 view = view[: MAX_SIZE - offset]
             size = inode.attributes.size
             done = 0
@@ -226,7 +227,7 @@ class Data(Core):
             self._check_writable()
             inode = self._file(ino)
             if size > MAX_SIZE:
-                raise _error(errno.EFBIG)
+                raise os_error(errno.EFBIG)
             if size <= inode.attributes.size:  # what was allocated behind the end goes, too
                 self._shrink(inode, size)
             else:
@@ -274,8 +275,8 @@ class Data(Core):
     def _zero_sectors(self, extents: Iterator[Extent] | list[Extent]) -> None:
         """Zeros, sector by sector where the page is bad; a sector bad before the end stays so.
 
-        Zeros are stored in what stays bad, too: salvage and repair read the good lines of a bad
-        sector (R12), and what the file gave up must not come back.
+        What stays bad holds zeros, too, and what is kept of it is zeros: salvage and repair read
+        good lines and kept bytes (R12), and what the file gave up must not come back.
         """
         for extent in extents:
             if not any(self.device.badblocks(extent.widened(PAGE))):
@@ -290,6 +291,7 @@ class Data(Core):
                 with contextlib.suppress(MediaError):  # it stays bad, and says so (R5)
                     window = self.device.direct_access(sector, AccessMode.RECOVERY)
                     window.store(0, bytes(sector.length))
+            self.device.keep_zeros(extent)
 
     # -- allocation ------------------------------------------------------------------------
 
@@ -344,9 +346,9 @@ class Data(Core):
     def _begin_range(self, ino: int, offset: int, length: int) -> Inode:
         self._check_writable()
         if offset < 0 or length <= 0:
-            raise _error(errno.EINVAL)
+            raise os_error(errno.EINVAL)
         if offset + length > MAX_SIZE:
-            raise _error(errno.EFBIG)
+            raise os_error(errno.EFBIG)
         inode = self._file(ino)
         self._clear_bad_tail(inode)  # what lies behind the end counts as covered (R16, R30)
         return inode
@@ -386,7 +388,7 @@ class Data(Core):
         if wanted > self._space.free_length:
             self._return_room()
         if wanted > self._space.free_length:
-            raise _error(errno.ENOSPC)
+            raise os_error(errno.ENOSPC)
         found: list[tuple[int, Extent]] = []
         try:
             for pgoff, count in holes:
@@ -411,9 +413,9 @@ class Data(Core):
             inode = self._file(ino)
             size = inode.attributes.size
             if not 0 <= offset < size:
-                raise _error(errno.ENXIO)
+                raise os_error(errno.ENXIO)
             if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
-                raise _error(errno.EINVAL)
+                raise os_error(errno.EINVAL)
             hole = offset
             for run in inode.map.runs(offset // PAGE, align_up(size, PAGE) // PAGE):
                 if not run.is_written:
@@ -425,7 +427,7 @@ class Data(Core):
                     break
                 hole = run.end * PAGE
             if whence == os.SEEK_DATA:
-                raise _error(errno.ENXIO)
+                raise os_error(errno.ENXIO)
             return min(hole, size)
 
     def extents(self, ino: int, offset: int = 0) -> Iterator[Mapping]:

@@ -8,7 +8,7 @@ from daxmend.fs.owner import Owners
 
 
 class FileSystem(Namespace, Data, Owners):
-    """A file system on one `DaxDevice`, open (design, "The file system").
+    """A file system on one `DaxDevice`, open (architecture.md, "The file system").
 
     `commits_each`: every operation that changes more than times is in the journal when it returns;
     else changes become durable at `sync`, after a second (`tidy`), or when there are many. Numbers

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from daxmend.errors import CorruptionError
 from daxmend.fs.extentmap import ExtentMap
+from daxmend.units import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT_INO = 1
-MAX_INO = (1 << 63) - 1  # and above all that are ever given
+MAX_INO = (1 << 63) - 1  # the next number can be; above all that are ever given
+MAX_SIZE = (1 << 63) - PAGE  # of a file; what an offset can hold, in whole pages
 NAME_MAX = 255  # bytes, of a file or an attribute
 FIRST_INO = 1024  # numbers below are the root's, and those of whoever shows the file system
 
@@ -85,6 +87,12 @@ class Attributes(NamedTuple):
 
 
 ATTRIBUTES_LENGTH = _ATTRIBUTES.size
+
+
+def is_name(name: bytes) -> bool:
+    """True for what can stand in a directory."""
+    is_special = name in (b"", b".", b"..")
+    return not is_special and len(name) <= NAME_MAX and b"/" not in name and b"\0" not in name
 
 
 class Inode:

@@ -11,10 +11,18 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from daxmend.extent import Extent, ExtentSet
-from daxmend.fs.check import MAX_SIZE, MOST, is_name, metadata_extents
-from daxmend.fs.extentmap import ExtentMap, Run, joined
+from daxmend.fs.check import MOST, count_names, metadata_extents
+from daxmend.fs.extentmap import ExtentMap, joined
 from daxmend.fs.finding import Invariant
-from daxmend.fs.inode import FIRST_INO, MAX_INO, ROOT_INO, Attributes, Inode
+from daxmend.fs.inode import (
+    FIRST_INO,
+    MAX_INO,
+    MAX_SIZE,
+    ROOT_INO,
+    Attributes,
+    Inode,
+    is_name,
+)
 from daxmend.fs.state import State
 from daxmend.units import PAGE
 
@@ -140,7 +148,7 @@ class _Mender:
                     )
                 else:
                     used.add(place)
-                    kept.map(Run(*run))
+                    kept.map(run)
                     end = run.end
             if len(kept) != len(inode.map) or kept.page_count != inode.map.page_count:
                 inode.map = kept
@@ -241,12 +249,7 @@ class _Mender:
         return home
 
     def _mend_links(self) -> None:
-        names: Counter[int] = Counter()
-        subdirectories: Counter[int] = Counter()
-        for ino, inode in self._inodes.items():
-            for child, kind in inode.names.values():
-                names[child] += 1
-                subdirectories[ino] += stat.S_ISDIR(kind)
+        names, subdirectories = count_names(self._inodes)
         for ino, inode in self._inodes.items():
             wanted = names[ino]
             if stat.S_ISDIR(inode.attributes.mode) and (wanted or ino == ROOT_INO):

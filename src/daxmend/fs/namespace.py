@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import os
 import stat
 import time
 
+from daxmend.errors import os_error
 from daxmend.fs.change import (
     InodeGone,
     InodeSet,
@@ -16,9 +16,8 @@ from daxmend.fs.change import (
     XattrGone,
     XattrSet,
 )
-from daxmend.fs.check import is_name
 from daxmend.fs.core import Core
-from daxmend.fs.inode import NAME_MAX, Attributes, Inode, Stat
+from daxmend.fs.inode import NAME_MAX, Attributes, Inode, Stat, is_name
 from daxmend.fs.space import Statfs
 from daxmend.units import PAGE, SECTOR
 
@@ -31,10 +30,6 @@ XATTR_CREATE = 1
 XATTR_REPLACE = 2
 
 _RECORD_GROWTH = 512  # bytes that a new inode, or a change of an old one, takes at most
-
-
-def _error(number: int) -> OSError:
-    return OSError(number, os.strerror(number))
 
 
 class Namespace(Core):
@@ -100,7 +95,7 @@ class Namespace(Core):
     def _directory(self, ino: int) -> Inode:
         inode = self._inode(ino)
         if not stat.S_ISDIR(inode.attributes.mode):
-            raise _error(errno.ENOTDIR)
+            raise os_error(errno.ENOTDIR)
         return inode
 
     def lookup(self, parent: int, name: bytes) -> int:
@@ -110,21 +105,21 @@ class Namespace(Core):
 
     def _find(self, directory: Inode, name: bytes) -> tuple[int, int]:
         if len(name) > NAME_MAX:
-            raise _error(errno.ENAMETOOLONG)
+            raise os_error(errno.ENAMETOOLONG)
         found = directory.names.get(name)
         if found is None:
-            raise _error(errno.ENOENT)
+            raise os_error(errno.ENOENT)
         return found
 
     def _check_new_name(self, directory: Inode, name: bytes) -> None:
         if len(name) > NAME_MAX:
-            raise _error(errno.ENAMETOOLONG)
+            raise os_error(errno.ENAMETOOLONG)
         if name in directory.names or name in (b".", b".."):
-            raise _error(errno.EEXIST)
+            raise os_error(errno.EEXIST)
         if not is_name(name):
-            raise _error(errno.EINVAL)
+            raise os_error(errno.EINVAL)
         if directory.attributes.nlink == 0:  # removed, but somebody's working directory
-            raise _error(errno.ENOENT)
+            raise os_error(errno.ENOENT)
 
     def names(self, ino: int) -> list[tuple[bytes, int, int]]:
         """Name, inode and type (S_IFMT) of everything in a directory, without `.` and `..`."""
@@ -157,9 +152,9 @@ class Namespace(Core):
             directory = self._directory(parent)
             self._check_new_name(directory, name)
             if stat.S_ISLNK(mode) and not 0 < len(target) <= TARGET_MAX:
-                raise _error(errno.ENAMETOOLONG if target else errno.ENOENT)
+                raise os_error(errno.ENAMETOOLONG if target else errno.ENOENT)
             if directory.attributes.nlink >= LINK_MAX:
-                raise _error(errno.EMLINK)
+                raise os_error(errno.EMLINK)
             self._make_room(_RECORD_GROWTH + len(name) + len(target))
             inode = self._new_inode(directory, mode, uid, gid, rdev=rdev, nlink=1)
             if target:
@@ -218,10 +213,10 @@ class Namespace(Core):
             self._check_writable()
             inode, directory = self._inode(ino), self._directory(parent)
             if stat.S_ISDIR(inode.attributes.mode):
-                raise _error(errno.EPERM)
+                raise os_error(errno.EPERM)
             self._check_new_name(directory, name)
             if inode.attributes.nlink >= LINK_MAX:
-                raise _error(errno.EMLINK)
+                raise os_error(errno.EMLINK)
             self._make_room(_RECORD_GROWTH + len(name))
             self._touch(inode, nlink=inode.attributes.nlink + 1, ctime_ns=time.time_ns())
             self._enter(directory, name, inode)
@@ -234,7 +229,7 @@ class Namespace(Core):
             directory = self._directory(parent)
             ino, kind = self._find(directory, name)
             if stat.S_ISDIR(kind):
-                raise _error(errno.EISDIR)
+                raise os_error(errno.EISDIR)
             self._leave(directory, name, kind)
             self._drop_link(self._inode(ino))
             self._end_operation()
@@ -252,7 +247,7 @@ class Namespace(Core):
 
     def _check_empty(self, directory: Inode) -> None:
         if directory.names:
-            raise _error(errno.ENOTEMPTY)
+            raise os_error(errno.ENOTEMPTY)
 
     def _drop_link(self, inode: Inode) -> None:
         """One name less; an empty directory has only one."""
@@ -267,7 +262,7 @@ class Namespace(Core):
         with self.lock:
             self._check_writable()
             if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
-                raise _error(errno.EINVAL)
+                raise os_error(errno.EINVAL)
             old, new = self._directory(parent), self._directory(newparent)
             moved = self._inode(self._find(old, name)[0])
             there = new.names.get(newname)
@@ -282,7 +277,7 @@ class Namespace(Core):
                 self._make_room(_RECORD_GROWTH + len(newname))
                 self._move(old, name, moved, new, newname)
             elif flags == RENAME_NOREPLACE:
-                raise _error(errno.EEXIST)
+                raise os_error(errno.EEXIST)
             elif there[0] != moved.ino:
                 self._replace(old, name, moved, new, newname)
             self._end_operation()
@@ -296,12 +291,12 @@ class Namespace(Core):
             if ino == self.root:
                 break
             if ino == moved.ino:
-                raise _error(errno.EINVAL)
+                raise os_error(errno.EINVAL)
             ino = self._inode(ino).attributes.parent
         if ino != self.root:
-            raise _error(errno.EUCLEAN)
+            raise os_error(errno.EUCLEAN)
         if moved.ino == self.root:
-            raise _error(errno.EBUSY)
+            raise os_error(errno.EBUSY)
 
     def _move(self, old: Inode, name: bytes, moved: Inode, new: Inode, newname: bytes) -> None:
         self._leave(old, name, moved.type)
@@ -318,10 +313,10 @@ class Namespace(Core):
         replaced = self._inode(new.names[newname][0])
         if stat.S_ISDIR(replaced.attributes.mode):
             if not stat.S_ISDIR(moved.attributes.mode):
-                raise _error(errno.EISDIR)
+                raise os_error(errno.EISDIR)
             self._check_empty(replaced)
         elif stat.S_ISDIR(moved.attributes.mode):
-            raise _error(errno.ENOTDIR)
+            raise os_error(errno.ENOTDIR)
         self._make_room(_RECORD_GROWTH + len(newname))
         self._leave(new, newname, replaced.type)
         self._move(old, name, moved, new, newname)
@@ -343,7 +338,7 @@ class Namespace(Core):
         with self.lock:
             inode = self._inode(ino)
             if not stat.S_ISLNK(inode.attributes.mode):
-                raise _error(errno.EINVAL)
+                raise os_error(errno.EINVAL)
             return inode.target
 
     # -- extended attributes ---------------------------------------------------------------
@@ -353,7 +348,7 @@ class Namespace(Core):
         with self.lock:
             value = self._inode(ino).xattrs.get(name)
         if value is None:
-            raise _error(errno.ENODATA)
+            raise os_error(errno.ENODATA)
         return value
 
     def listxattr(self, ino: int) -> list[bytes]:
@@ -364,16 +359,16 @@ class Namespace(Core):
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
         """Set an extended attribute; `flags` are XATTR_CREATE and XATTR_REPLACE."""
         if not 0 < len(name) <= NAME_MAX:
-            raise _error(errno.ERANGE)
+            raise os_error(errno.ERANGE)
         if len(value) > XATTR_MAX:
-            raise _error(errno.E2BIG)
+            raise os_error(errno.E2BIG)
         with self.lock:
             self._check_writable()
             inode = self._inode(ino)
             if flags & XATTR_CREATE and name in inode.xattrs:
-                raise _error(errno.EEXIST)
+                raise os_error(errno.EEXIST)
             if flags & XATTR_REPLACE and name not in inode.xattrs:
-                raise _error(errno.ENODATA)
+                raise os_error(errno.ENODATA)
             self._make_room(_RECORD_GROWTH + len(name) + len(value))
             self._change(XattrSet(ino, name, bytes(value)))
             self._touch(inode, ctime_ns=time.time_ns())
@@ -385,7 +380,7 @@ class Namespace(Core):
             self._check_writable()
             inode = self._inode(ino)
             if name not in inode.xattrs:
-                raise _error(errno.ENODATA)
+                raise os_error(errno.ENODATA)
             self._change(XattrGone(ino, name))
             self._touch(inode, ctime_ns=time.time_ns())
             self._end_operation()

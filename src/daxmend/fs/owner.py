@@ -194,9 +194,3 @@ class Owners(Core):
         """Free pages that are bad and wait to be cleared (R31)."""
         with self.lock:
             return list(self._space.quarantine)
-
-    def damage(self) -> Iterator[Owner]:
-        """The whole record, split by owner (R9, R42)."""
-        with self.lock:
-            for bad, _ in self.device.badblocks(Extent(0, self.device.size)):
-                yield from self.owners(bad)

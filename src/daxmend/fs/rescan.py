@@ -24,7 +24,7 @@ from daxmend.fs.journal import marked_generation
 from daxmend.fs.mirror import COPIES, read_pages
 from daxmend.fs.record import load_records
 from daxmend.fs.state import State
-from daxmend.fs.superblock import MAX_NUMBER, Superblock, journal_places, superblock_mirror
+from daxmend.fs.superblock import MAX_GENERATION, Superblock, journal_places, superblock_mirror
 from daxmend.units import MIB, PAGE
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _find_pages(device: DaxDevice, wanted: int | None) -> dict[int, _Candidate]:
             continue
         generation = page.generation
         is_wanted = wanted is None or generation == wanted
-        if is_wanted and generation < MAX_NUMBER and page.number < device.size // PAGE:
+        if is_wanted and generation <= MAX_GENERATION and page.number < device.size // PAGE:
             candidate = found.setdefault(generation, _Candidate(generation))
             candidate.add(page.number, page.is_last, offset)
             if len(found) > _GENERATIONS:

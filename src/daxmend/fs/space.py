@@ -1,4 +1,4 @@
-"""Which pages of the device are free (design, "The file system").
+"""Which pages of the device are free (architecture.md, "The file system").
 
 Nothing of it is on the medium: it is what superblocks, journal, checkpoint and files leave. A page
 that was freed is not reused before the change that freed it is durable, and one that is bad not
@@ -8,10 +8,9 @@ before it is cleared (R31).
 from __future__ import annotations
 
 import errno
-import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from daxmend.errors import MediaError
+from daxmend.errors import MediaError, os_error
 from daxmend.events import SpaceCleared
 from daxmend.extent import Extent, ExtentSet
 from daxmend.units import MIB, PAGE
@@ -84,7 +83,7 @@ class Space:
         while True:
             run = self._choose(length, goal)
             if run is None:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise os_error(errno.ENOSPC)
             bad = next((bad for bad, _ in self._device.badblocks(run)), None)
             if bad is None:
                 break

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import os
 import stat
 from typing import TYPE_CHECKING
 
-from daxmend.errors import CorruptionError
+from daxmend.errors import CorruptionError, os_error
 from daxmend.fs.change import (
     Change,
     InodeGone,
@@ -91,7 +90,7 @@ class State:
     def _unpacked(self, ino: int) -> Inode:
         record = self._records.get(ino)
         if record is None:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            raise os_error(errno.ESTALE)
         return Inode.unpack(record)
 
     def inos(self) -> list[int]:

@@ -15,6 +15,7 @@ from xxhash import xxh3_64_intdigest
 
 from daxmend.errors import CorruptionError, MediaError, UnsupportedError
 from daxmend.extent import Extent
+from daxmend.fs.inode import MAX_INO
 from daxmend.fs.mirror import COPIES, Mirror
 from daxmend.units import KIB, MIB, PAGE, align_down, is_aligned
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 FS_VERSION = 1
 MAX_EXTENTS = 100  # of one copy of the checkpoint
-MAX_NUMBER = 1 << 63  # of an inode or a generation, and above all that are ever given
+MAX_GENERATION = (1 << 63) - 1
 _STEP_BITS = 32  # of a random step from one generation to the next
 _MIN_JOURNAL = 64 * KIB
 _MAX_JOURNAL = 16 * MIB
@@ -120,7 +121,7 @@ def next_generation(generation: int) -> int:
     Nor is it that of a checkpoint which a stop kept from counting.
     """
     later = generation + 1 + secrets.randbits(_STEP_BITS)
-    return later if later < MAX_NUMBER else time.time_ns()  # somebody made it up: begin again
+    return later if later <= MAX_GENERATION else time.time_ns()  # somebody made it up: begin again
 
 
 def journal_places(size: int) -> tuple[Extent, Extent]:
@@ -177,8 +178,8 @@ def _validate(superblock: Superblock, offset: int) -> None:
     """Raise `CorruptionError` where the numbers cannot be, whoever wrote them."""
     room = (sum(extent.length for extent in copy) for copy in superblock.checkpoint)
     limits = {
-        "generation": MAX_NUMBER - 1,
-        "next_ino": MAX_NUMBER - 1,
+        "generation": MAX_GENERATION,
+        "next_ino": MAX_INO,
         "checkpoint_length": min(room),
     }
     for field, limit in limits.items():

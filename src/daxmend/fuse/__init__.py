@@ -10,7 +10,6 @@ A server is a `Handler`, a mount and a session:
 The numbers (opcodes, FOPEN_*, FATTR_* ...) are in `daxmend.fuse.protocol` under the kernel's names.
 """
 
-from daxmend.fuse.dispatch import pack_ioctl_out
 from daxmend.fuse.handler import Handler
 from daxmend.fuse.init import MAX_WRITE, Kernel
 from daxmend.fuse.message import (
@@ -29,12 +28,14 @@ from daxmend.fuse.message import (
     pack_attr_out,
     pack_create_out,
     pack_entry_out,
+    pack_ioctl_out,
     pack_open_out,
     pack_statfs_out,
     pack_write_out,
 )
 from daxmend.fuse.mount import is_dead, mount, unmount, unmount_dead
 from daxmend.fuse.notify import Notifier
+from daxmend.fuse.probe import Offer, probe_kernel
 from daxmend.fuse.session import Session
 from daxmend.host.mountinfo import Mount, find_mount, iter_mounts
 
@@ -53,6 +54,7 @@ __all__ = [
     "Kstatfs",
     "Mount",
     "Notifier",
+    "Offer",
     "Opened",
     "Pending",
     "Session",
@@ -68,6 +70,7 @@ __all__ = [
     "pack_open_out",
     "pack_statfs_out",
     "pack_write_out",
+    "probe_kernel",
     "unmount",
     "unmount_dead",
 ]

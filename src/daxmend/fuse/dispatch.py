@@ -19,6 +19,7 @@ from daxmend.fuse.message import (
     pack_attr_out,
     pack_create_out,
     pack_entry_out,
+    pack_ioctl_out,
     pack_open_out,
     pack_statfs_out,
     pack_write_out,
@@ -155,12 +156,6 @@ def _ioctl(handler: Handler, caller: Caller, nodeid: int, body: memoryview) -> R
     return _packed(answer, pack_ioctl_out)
 
 
-def pack_ioctl_out(answer: tuple[int, bytes]) -> bytes:
-    """The reply to IOCTL: `struct fuse_ioctl_out` and the bytes for the caller."""
-    result, data = answer
-    return p.IOCTL_OUT.pack(result, 0, 0, 0) + data
-
-
 OPERATIONS: Final[dict[int, Operation]] = {
     p.FUSE_LOOKUP: lambda h, c, n, b: _packed(h.lookup(c, n, _name(b)), pack_entry_out),
     p.FUSE_GETATTR: _getattr,
@@ -196,7 +191,6 @@ OPERATIONS: Final[dict[int, Operation]] = {
     p.FUSE_READDIRPLUS: _readdirplus,
     p.FUSE_RELEASEDIR: lambda h, c, n, b: _done(h.releasedir(n, *p.RELEASE_IN.unpack_from(b))),
     p.FUSE_FSYNCDIR: lambda h, c, n, b: _done(h.fsyncdir(n, *p.FSYNC_IN.unpack_from(b))),
-    p.FUSE_ACCESS: lambda h, c, n, b: _done(h.access(c, n, *p.ACCESS_IN.unpack_from(b))),
     p.FUSE_GETXATTR: _getxattr,
     p.FUSE_SETXATTR: _setxattr,
     p.FUSE_LISTXATTR: _listxattr,

@@ -126,10 +126,6 @@ class Handler:
         """The target of a symbolic link."""
         raise _enosys()
 
-    def access(self, caller: Caller, nodeid: int, mask: int) -> Pending | None:
-        """access(2); never asked on a mount with default_permissions."""
-        raise _enosys()
-
     def getxattr(self, caller: Caller, nodeid: int, name: bytes) -> Buffer | Pending:
         """The value, whole (the session does sizes and ERANGE); ENODATA if there is none."""
         raise _enosys()

@@ -12,6 +12,7 @@ from daxmend.fuse.protocol import (
     ATTR_OUT,
     DIRENT,
     ENTRY_OUT,
+    IOCTL_OUT,
     KSTATFS,
     OPEN_OUT,
     SETATTR_IN,
@@ -200,6 +201,12 @@ def pack_create_out(created: tuple[Entry, Opened]) -> bytes:
 def pack_write_out(size: int) -> bytes:
     """`struct fuse_write_out`: the reply to WRITE and COPY_FILE_RANGE."""
     return WRITE_OUT.pack(size)
+
+
+def pack_ioctl_out(answer: tuple[int, bytes]) -> bytes:
+    """The reply to IOCTL: `struct fuse_ioctl_out` and the bytes for the caller."""
+    result, data = answer
+    return IOCTL_OUT.pack(result, 0, 0, 0) + data
 
 
 def pack_statfs_out(st: Kstatfs) -> bytes:

@@ -10,18 +10,16 @@ import ctypes
 import errno
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Final
 
 from daxmend.errors import BusyError, UnsupportedError, UsageError
+from daxmend.host.childprogram import run_program
 from daxmend.host.mountinfo import Mount, find_mount
 from daxmend.host.mountprobe import MountState, probe_mount
 
-MS_RDONLY: Final = 1
 MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
 MNT_FORCE: Final = 1
@@ -30,6 +28,7 @@ UMOUNT_NOFOLLOW: Final = 8
 
 _DEVICE: Final = "/dev/fuse"
 _CONNECTIONS: Final = "/sys/fs/fuse/connections"
+_PERMISSIONS: Final = "default_permissions"  # the kernel checks modes and owners
 _UMOUNT_SECONDS: Final = 10.0
 
 # The child ends with the errno as its exit status.
@@ -42,28 +41,24 @@ sys.exit(libc.umount2(os.fsencode(sys.argv[1]), int(sys.argv[2])) and ctypes.get
 Path = str | os.PathLike[str]
 
 
-def mount(
-    mountpoint: Path,
-    *,
-    fsname: str,
-    subtype: str,
-    read_only: bool = False,
-    allow_other: bool | None = None,
-    default_permissions: bool = True,
-) -> int:
+def mount(mountpoint: Path, *, fsname: str, subtype: str) -> int:
     """Mount on an existing, empty directory; the descriptor is for `Session`, and not inherited.
 
-    `fsname` is the source and `fuse.SUBTYPE` the type that mount(8) shows. `allow_other` defaults
-    to root only; a user's own needs `user_allow_other` in /etc/fuse.conf.
+    `fsname` is the source and `fuse.SUBTYPE` the type that mount(8) shows. Root's mount is for
+    everybody, as far as modes and owners allow; a user's is the user's own.
 
     Raises UsageError for a mount point that cannot be one, BusyError for one that is in use (also
     by a dead mount), UnsupportedError where the system has no FUSE or does not allow it.
     """
     path = _check_mountpoint(mountpoint)
-    is_root = os.geteuid() == 0
-    options = ["default_permissions"] if default_permissions else []
-    if allow_other or (allow_other is None and is_root):
-        options.append("allow_other")
+    check_device()
+    if os.geteuid() == 0:
+        return _mount_as_root(path, fsname, subtype)
+    return _mount_with_fusermount(path, fsname, subtype)
+
+
+def check_device() -> None:
+    """Raise UnsupportedError, which says what to do, if /dev/fuse is missing or not allowed."""
     if not os.path.exists(_DEVICE):
         raise UnsupportedError(f"{_DEVICE} is missing: load the kernel's module (modprobe fuse)")
     if not os.access(_DEVICE, os.R_OK | os.W_OK):  # fusermount3 opens it as the user, too
@@ -71,10 +66,6 @@ def mount(
             f"{_DEVICE} cannot be opened by user {os.getuid()}: ask root for access to it"
             f" (chmod a+rw {_DEVICE}, or the group that has it), or mount as root"
         )
-    if is_root:
-        return _mount_as_root(path, fsname, subtype, options, MS_RDONLY if read_only else 0)
-    options += [f"fsname={_escape(fsname)}", f"subtype={_escape(subtype)}"]
-    return _mount_with_fusermount(path, [*options, "ro" if read_only else "rw"])
 
 
 def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
@@ -162,7 +153,7 @@ def _fuse_mount(mountpoint: Path) -> Mount:
     return found
 
 
-def _mount_as_root(path: str, fsname: str, subtype: str, options: list[str], flags: int) -> int:
+def _mount_as_root(path: str, fsname: str, subtype: str) -> int:
     try:
         fd = os.open(_DEVICE, os.O_RDWR)
     except OSError as error:
@@ -170,16 +161,14 @@ def _mount_as_root(path: str, fsname: str, subtype: str, options: list[str], fla
             f"{_DEVICE} cannot be opened: {error.strerror}; is the kernel's module loaded"
             " (modprobe fuse), and may this container use the device?"
         ) from error
-    data = ",".join(
-        [f"fd={fd},rootmode=40755,user_id={os.getuid()},group_id={os.getgid()}", *options]
-    )
+    own = f"fd={fd},rootmode=40755,user_id={os.getuid()},group_id={os.getgid()}"
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(
         os.fsencode(fsname),
         os.fsencode(path),
         os.fsencode(f"fuse.{subtype}"),
-        ctypes.c_ulong(flags | MS_NOSUID | MS_NODEV),
-        data.encode(),
+        ctypes.c_ulong(MS_NOSUID | MS_NODEV),
+        f"{own},{_PERMISSIONS},allow_other".encode(),
     ):
         number = ctypes.get_errno()
         os.close(fd)
@@ -188,12 +177,13 @@ def _mount_as_root(path: str, fsname: str, subtype: str, options: list[str], fla
     return fd
 
 
-def _mount_with_fusermount(path: str, options: list[str]) -> int:
+def _mount_with_fusermount(path: str, fsname: str, subtype: str) -> int:
+    options = f"{_PERMISSIONS},fsname={_escape(fsname)},subtype={_escape(subtype)}"
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
             process = _fusermount(
-                ["-o", ",".join(options), "--", path], {"_FUSE_COMMFD": str(theirs.fileno())}
+                ["-o", options, "--", path], {"_FUSE_COMMFD": str(theirs.fileno())}
             )
         _, fds, _, _ = socket.recv_fds(ours, 1, 1)
         _, stderr = process.communicate()
@@ -224,7 +214,7 @@ def _umount(path: str, flags: int) -> tuple[int | None, str]:
     """The errno of umount2(2) (0: done, None: not within the time limit) and a message."""
     if os.geteuid() == 0:
         number = str(flags | UMOUNT_NOFOLLOW)
-        status = _in_child(_UMOUNT_PROGRAM, path, number, timeout=_UMOUNT_SECONDS)
+        status = run_program(_UMOUNT_PROGRAM, path, number, seconds=_UMOUNT_SECONDS)
         return status, os.strerror(status) if status else ""
     lazily = ["-z"] if flags & MNT_DETACH else []
     process = _fusermount(["-u", *lazily, "--", path], {})
@@ -237,23 +227,6 @@ def _umount(path: str, flags: int) -> tuple[int | None, str]:
     if process.returncode and os.strerror(errno.EBUSY) in message:
         return errno.EBUSY, message
     return errno.EPERM if process.returncode else 0, message
-
-
-def _in_child(program: str, *arguments: str, timeout: float) -> int | None:
-    """The exit status of a Python program in a process of its own; None if it takes too long."""
-    child = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", program, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        close_fds=False,  # to close a file of the mount would wait for its server
-    )
-    try:
-        return child.wait(timeout)
-    except subprocess.TimeoutExpired:
-        child.kill()  # and no wait, as above; Popen would warn of a child that it believes alive
-        child.returncode = -signal.SIGKILL
-        return None
 
 
 def _escape(value: str) -> str:

@@ -15,11 +15,9 @@ from threading import Thread
 from typing import Final
 
 from daxmend.fuse.protocol import (
-    FUSE_NOTIFY_DELETE,
     FUSE_NOTIFY_INVAL_ENTRY,
     FUSE_NOTIFY_INVAL_INODE,
     FUSE_NOTIFY_POLL,
-    NOTIFY_DELETE_OUT,
     NOTIFY_INVAL_ENTRY_OUT,
     NOTIFY_INVAL_INODE_OUT,
     NOTIFY_POLL_WAKEUP_OUT,
@@ -28,11 +26,10 @@ from daxmend.fuse.protocol import (
 
 Log = Callable[[str], object]
 
-# The kernel does not know the inode or the name (normal: it may never have asked), a directory
-# to be deleted is in use or not empty, or the mount has gone.
+# The kernel does not know the inode or the name (normal: it may never have asked), or the mount
+# has gone.
 _PASSING: Final = frozenset(
-    {errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EBUSY}
-    | {errno.ENOTCONN, errno.ENODEV, errno.ECONNABORTED}
+    {errno.ENOENT, errno.ENOTDIR, errno.ENOTCONN, errno.ENODEV, errno.ECONNABORTED}
 )
 
 
@@ -67,15 +64,10 @@ class Notifier:
         payload = NOTIFY_INVAL_INODE_OUT.pack(nodeid, offset, length)
         self._queue.put(pack_notification(FUSE_NOTIFY_INVAL_INODE, payload))
 
-    def inval_entry(self, parent: int, name: bytes, flags: int = 0) -> None:
-        """Drop a cached name, or let it expire (FUSE_EXPIRE_ONLY)."""
-        payload = NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), flags) + name + b"\0"
+    def inval_entry(self, parent: int, name: bytes) -> None:
+        """Drop a cached name."""
+        payload = NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name)) + name + b"\0"
         self._queue.put(pack_notification(FUSE_NOTIFY_INVAL_ENTRY, payload))
-
-    def delete(self, parent: int, child: int, name: bytes) -> None:
-        """Drop a name that was removed behind the kernel's back; watchers of it are told."""
-        payload = NOTIFY_DELETE_OUT.pack(parent, child, len(name)) + name + b"\0"
-        self._queue.put(pack_notification(FUSE_NOTIFY_DELETE, payload))
 
     def poll_wakeup(self, kh: int) -> None:
         """Wake those who poll(2) the file that `Handler.poll` was given `kh` for."""

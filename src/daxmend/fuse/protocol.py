@@ -13,8 +13,9 @@ FUSE_KERNEL_MINOR_VERSION: Final = 40  # the newest we speak; `Session` offers t
 OLDEST_MINOR_VERSION: Final = 28  # Linux 4.20: FUSE_MAX_PAGES, so that a request holds 1 MiB
 FUSE_ROOT_ID: Final = 1
 
-# enum fuse_opcode. Not here and answered ENOSYS: locks and BMAP (the kernel's own serve), DAX
-# mappings, STATX (the kernel falls back to GETATTR), COPY_FILE_RANGE_64 (to COPY_FILE_RANGE).
+# enum fuse_opcode. Not here and answered ENOSYS: locks and BMAP (the kernel's own serve), ACCESS
+# (not asked with default_permissions), DAX mappings, STATX (the kernel falls back to GETATTR),
+# COPY_FILE_RANGE_64 (to COPY_FILE_RANGE).
 FUSE_LOOKUP: Final = 1
 FUSE_FORGET: Final = 2
 FUSE_GETATTR: Final = 3
@@ -43,7 +44,6 @@ FUSE_OPENDIR: Final = 27
 FUSE_READDIR: Final = 28
 FUSE_RELEASEDIR: Final = 29
 FUSE_FSYNCDIR: Final = 30
-FUSE_ACCESS: Final = 34
 FUSE_CREATE: Final = 35
 FUSE_INTERRUPT: Final = 36
 FUSE_DESTROY: Final = 38
@@ -62,7 +62,6 @@ FUSE_TMPFILE: Final = 51
 FUSE_NOTIFY_POLL: Final = 1
 FUSE_NOTIFY_INVAL_INODE: Final = 2
 FUSE_NOTIFY_INVAL_ENTRY: Final = 3
-FUSE_NOTIFY_DELETE: Final = 6
 
 # INIT flags; those from bit 32 up travel in flags2 and need FUSE_INIT_EXT (minor 36)
 FUSE_ASYNC_READ: Final = 1 << 0
@@ -90,32 +89,21 @@ FATTR_MTIME: Final = 1 << 5
 FATTR_FH: Final = 1 << 6
 FATTR_ATIME_NOW: Final = 1 << 7
 FATTR_MTIME_NOW: Final = 1 << 8
-FATTR_LOCKOWNER: Final = 1 << 9
-FATTR_CTIME: Final = 1 << 10
 FATTR_KILL_SUIDGID: Final = 1 << 11
 
 # fuse_open_out.open_flags
 FOPEN_DIRECT_IO: Final = 1 << 0
 FOPEN_KEEP_CACHE: Final = 1 << 1
-FOPEN_NONSEEKABLE: Final = 1 << 2
-FOPEN_CACHE_DIR: Final = 1 << 3
-FOPEN_STREAM: Final = 1 << 4
 FOPEN_NOFLUSH: Final = 1 << 5
-FOPEN_PARALLEL_DIRECT_WRITES: Final = 1 << 6
 FOPEN_PASSTHROUGH: Final = 1 << 7
 
 FUSE_GETATTR_FH: Final = 1 << 0  # fuse_getattr_in.getattr_flags
 FUSE_OPEN_KILL_SUIDGID: Final = 1 << 0  # fuse_open_in.open_flags, with O_TRUNC
 FUSE_READ_LOCKOWNER: Final = 1 << 1  # read_flags: a read(2), not the page cache or a mapping
 FUSE_WRITE_CACHE: Final = 1 << 0  # write_flags: a page of a mapping is written back
-FUSE_WRITE_LOCKOWNER: Final = 1 << 1
 FUSE_WRITE_KILL_SUIDGID: Final = 1 << 2
-FUSE_RELEASE_FLUSH: Final = 1 << 0  # fuse_release_in.release_flags
-FUSE_RELEASE_FLOCK_UNLOCK: Final = 1 << 1
 FUSE_FSYNC_FDATASYNC: Final = 1 << 0  # fuse_fsync_in.fsync_flags
-FUSE_IOCTL_DIR: Final = 1 << 4  # fuse_ioctl_in.flags
 FUSE_POLL_SCHEDULE_NOTIFY: Final = 1 << 0  # fuse_poll_in.flags
-FUSE_EXPIRE_ONLY: Final = 1 << 0  # fuse_notify_inval_entry_out.flags
 
 # Requests
 IN_HEADER: Final = Struct("=IIQQIII4x")  # len opcode unique nodeid uid gid pid (total_extlen)
@@ -140,7 +128,6 @@ FLUSH_IN: Final = Struct("=Q8xQ")  # fh lock_owner
 FSYNC_IN: Final = Struct("=QI4x")  # fh fsync_flags
 SETXATTR_IN: Final = Struct("=II")  # size flags (the short form: no FUSE_SETXATTR_EXT)
 GETXATTR_IN: Final = Struct("=I4x")  # size
-ACCESS_IN: Final = Struct("=I4x")  # mask
 INTERRUPT_IN: Final = Struct("=Q")  # unique
 IOCTL_IN: Final = Struct("=QIIQII")  # fh flags cmd arg in_size out_size
 POLL_IN: Final = Struct("=QQII")  # fh kh flags events
@@ -171,8 +158,7 @@ LSEEK_OUT: Final = Struct("=Q")  # offset
 DIRENT: Final = Struct("=QQII")  # ino off namelen type, then the name, padded to 8 bytes
 NOTIFY_POLL_WAKEUP_OUT: Final = Struct("=Q")  # kh
 NOTIFY_INVAL_INODE_OUT: Final = Struct("=Qqq")  # ino off len
-NOTIFY_INVAL_ENTRY_OUT: Final = Struct("=QII")  # parent namelen flags
-NOTIFY_DELETE_OUT: Final = Struct("=QQI4x")  # parent child namelen
+NOTIFY_INVAL_ENTRY_OUT: Final = Struct("=QI4x")  # parent namelen (flags)
 
 # ioctl(2) on /dev/fuse: _IOW(229, 1, struct fuse_backing_map) and _IOW(229, 2, uint32_t)
 FUSE_DEV_IOC_BACKING_OPEN: Final = 0x4010E501

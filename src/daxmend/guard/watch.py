@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from daxmend.errors import FaultError, UnknownStateError, UsageError
-from daxmend.extent import Extent
+from daxmend.extent import Extent, merged
 from daxmend.guard.cause import error_of, mark_beyond
 from daxmend.guard.probe import probe_region
 from daxmend.guard.region import Region, find_region, pages_of
@@ -158,7 +158,7 @@ class Watch:
             elif entry.done != Done.COPIED:
                 code = code_name(signal.SIGBUS, entry.code)
                 faults.append(Fault(*where, code))
-        self._unknown = _united([*self._unknown, *unknown])
+        self._unknown = merged([*self._unknown, *unknown])
         self._faults = merged_faults([*self._faults, *mark_beyond(region.source, faults)])
 
     def _show_file(self) -> None:
@@ -181,14 +181,3 @@ def _pinned(buffer: object) -> memoryview | None:
     if hasattr(buffer, "__array_interface__"):
         return None
     return memoryview(buffer)  # type: ignore[arg-type]  # that is what is asked
-
-
-def _united(extents: list[Extent]) -> list[Extent]:
-    """Ascending, and what touches or overlaps as one."""
-    found: list[Extent] = []
-    for extent in sorted(extents):
-        if found and extent.offset <= found[-1].end:
-            found[-1] = Extent.between(found[-1].offset, max(found[-1].end, extent.end))
-        else:
-            found.append(extent)
-    return found

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from daxmend.extent import Extent
 from daxmend.host.unknown import Unknown
+from daxmend.units import MAX_OFFSET
 
 FS_IOC_FIEMAP: Final = 0xC020660B  # _IOWR('f', 11, struct fiemap), 32 bytes
 FS_IOC_FSGETXATTR: Final = 0x801C581F  # _IOR('X', 31, struct fsxattr), 28 bytes
@@ -25,12 +26,7 @@ _HEAD: Final = Struct("=QQIIII")  # start, length, flags, mapped_extents, extent
 _EXTENT: Final = Struct("=QQQ16xI12x")  # logical, physical, length, reserved64[2], flags, reserved
 _COUNT: Final = 256  # extents an answer
 
-_UNSUPPORTED: Final = {
-    errno.EOPNOTSUPP: "its file system does not tell where files lie (no FIEMAP)",
-    errno.ENOTTY: "its file system does not tell where files lie (no FIEMAP)",
-    errno.EINVAL: "its file system does not tell where files lie (no FIEMAP)",
-    errno.ENOSYS: "the kernel does not tell where files lie (no FIEMAP)",
-}
+_UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS})
 
 
 class FiemapFlag(IntFlag):
@@ -94,7 +90,7 @@ def file_extents(
     written back first; without, what has no place yet says so. `Unknown` where the file system has
     no FIEMAP; raises `OSError` for everything else that goes wrong.
     """
-    whole = Extent(0, (1 << 63) - 1) if within is None else within
+    whole = Extent(0, MAX_OFFSET) if within is None else within
     found: list[FiemapExtent] = []
     offset = whole.offset
     while offset < whole.end:
@@ -102,7 +98,7 @@ def file_extents(
             some = _ask(fd, offset, whole.end - offset, sync)
         except OSError as error:
             if error.errno in _UNSUPPORTED and not found:
-                return Unknown(_UNSUPPORTED[error.errno])
+                return Unknown("its file system does not tell where files lie (no FIEMAP)")
             raise
         found += some
         if not some or some[-1].flags & FiemapFlag.LAST:

@@ -1,4 +1,4 @@
-"""The two ioctls of a file on a daxmend mount, and clients for them.
+"""The three ioctls of a file on a daxmend mount, and clients for them.
 
 ZEROINIT  `_IOW(0xDA, 1, struct { u64 offset; u64 length; })`: set the range of a file that is open
           for writing to zeros and clear its poison, in place (R29, R30). Holes stay holes; what
@@ -8,6 +8,11 @@ EXTENTS   `_IOWR(0xDA, 2, struct { u64 offset; u32 count; u32 more; struct exten
           file lies on the device, from file offset `offset` (in) on: `count` extents, each
           `{ u64 offset; u64 device_offset; u64 length; u32 written; u32 reserved; }`, all in
           bytes. `more` is 1 where there are others behind the last one: ask again from its end.
+SALVAGE   `_IOWR(0xDA, 3, struct { u64 offset; u32 length; u32 count; struct { u32 offset; u32
+          length; } lost[128]; u8 data[4096]; })`: everything that can be had of the page at
+          `offset` (in, a multiple of 4096) of a file that is open for reading, by cachelines, and
+          what recoveries kept of it (R12, R18). `length` bytes, less than a page at the end of the
+          file; `count` ranges of `data` are lost, ascending, and zeros.
 
 Everything is in native byte order. A file elsewhere answers ENOTTY.
 """
@@ -19,11 +24,18 @@ from collections.abc import Iterable, Iterator
 from struct import Struct
 from typing import Final, NamedTuple
 
+from daxmend.extent import Extent
+from daxmend.units import PAGE
+
 _TYPE: Final = 0xDA
 _WRITE, _READ = 1, 2  # directions, as the kernel's _IOC has them: seen from the caller
 _RANGE: Final = Struct("=QQ")
 _HEAD: Final = Struct("=QII")
 _EXTENT: Final = Struct("=QQQI4x")
+
+_SAVED: Final = Struct("=QII")
+_LOST: Final = Struct("=II")
+_LOST_COUNT: Final = 128
 
 EXTENTS_COUNT: Final = 511  # what fits into the 14 bits that a number has for a size
 EXTENTS_SIZE: Final = _HEAD.size + EXTENTS_COUNT * _EXTENT.size
@@ -35,6 +47,9 @@ def _ioc(direction: int, number: int, size: int) -> int:
 
 ZEROINIT: Final = _ioc(_WRITE, 1, _RANGE.size)
 EXTENTS: Final = _ioc(_WRITE | _READ, 2, EXTENTS_SIZE)
+_DATA_AT: Final = _SAVED.size + _LOST_COUNT * _LOST.size
+SALVAGE_SIZE: Final = _DATA_AT + PAGE
+SALVAGE: Final = _ioc(_WRITE | _READ, 3, SALVAGE_SIZE)
 
 
 class FileExtent(NamedTuple):
@@ -44,6 +59,21 @@ class FileExtent(NamedTuple):
     device_offset: int
     length: int
     is_written: bool
+
+
+class SavedPage(NamedTuple):
+    """What can be had of a page of a file, or of its last bytes; `lost` in bytes of the page."""
+
+    data: bytes
+    lost: list[Extent]
+
+
+def salvage(fd: int, offset: int) -> SavedPage:
+    """The page of the file at `offset`, a multiple of 4096."""
+    answer = bytearray(SALVAGE_SIZE)
+    _SAVED.pack_into(answer, 0, offset, 0, 0)
+    fcntl.ioctl(fd, SALVAGE, answer)
+    return unpack_salvage(answer)
 
 
 def zeroinit(fd: int, offset: int, length: int) -> None:
@@ -77,6 +107,33 @@ def unpack_extents_start(data: bytes) -> int:
     """The file offset that EXTENTS was asked from."""
     start: int = _HEAD.unpack_from(data)[0]
     return start
+
+
+def unpack_salvage_start(data: bytes) -> int:
+    """The file offset that SALVAGE was asked for."""
+    start: int = _SAVED.unpack_from(data)[0]
+    return start
+
+
+def pack_salvage(start: int, page: SavedPage) -> bytes:
+    """The answer to SALVAGE: behind more lost ranges than fit, all counts as lost."""
+    packed = bytearray(SALVAGE_SIZE)
+    packed[_DATA_AT : _DATA_AT + len(page.data)] = page.data
+    lost = page.lost[:_LOST_COUNT]
+    if len(lost) < len(page.lost):
+        lost[-1] = Extent.between(lost[-1].offset, len(page.data))
+        packed[_DATA_AT + lost[-1].offset :] = bytes(PAGE - lost[-1].offset)
+    _SAVED.pack_into(packed, 0, start, len(page.data), len(lost))
+    for index, run in enumerate(lost):
+        _LOST.pack_into(packed, _SAVED.size + index * _LOST.size, *run)
+    return bytes(packed)
+
+
+def unpack_salvage(answer: bytes | bytearray) -> SavedPage:
+    """What an answer says."""
+    _, length, count = _SAVED.unpack_from(answer)
+    rows = _LOST.iter_unpack(memoryview(answer)[_SAVED.size :][: count * _LOST.size])
+    return SavedPage(bytes(answer[_DATA_AT : _DATA_AT + length]), [Extent(*row) for row in rows])
 
 
 def pack_extents(start: int, extents: Iterable[FileExtent]) -> bytes:

@@ -1,12 +1,10 @@
 """Whether the server behind a mount answers, without ever waiting for one that does not."""
 
 import errno
-import signal
-import subprocess
-import sys
 from enum import Enum
 from typing import Final
 
+from daxmend.host.childprogram import run_program
 from daxmend.host.mountinfo import Mount
 
 _SECONDS: Final = 2.0
@@ -34,25 +32,11 @@ class MountState(Enum):
 def probe_mount(mount: Mount) -> MountState:
     """Ask the server, in a child process with a time limit: a stuck one would keep a thread."""
     try:
-        child = _ask(mount.mount_point)
+        status = run_program(_STATFS_PROGRAM, mount.mount_point, seconds=_SECONDS)
     except OSError:  # no child can be had: nothing is known, and whoever uses the mount will see
         return MountState.ANSWERS
-    try:
-        status = child.wait(_SECONDS)
-    except subprocess.TimeoutExpired:
-        child.kill()  # and no wait: until the server answers it cannot die
-        child.returncode = -signal.SIGKILL  # Popen would warn of a child that it believes alive
+    if status is None:
         return MountState.SILENT
     if status == errno.ENOTCONN:
         return MountState.DEAD
     return MountState.CLOSED if status == errno.EACCES else MountState.ANSWERS
-
-
-def _ask(path: str) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _STATFS_PROGRAM, path],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        close_fds=False,  # to close a file of the mount would wait for its server
-    )

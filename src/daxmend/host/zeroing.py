@@ -12,13 +12,13 @@ import fcntl
 import os
 import stat
 from enum import StrEnum
-from pathlib import Path
 from struct import Struct
 from typing import Final
 
 from daxmend.extent import Extent
 from daxmend.host import fileioctl
-from daxmend.host.fiemap import FiemapFlag, device_of, file_extents
+from daxmend.host.fiemap import device_of, file_extents
+from daxmend.host.topology import find_block_device
 from daxmend.host.unknown import Unknown
 from daxmend.units import MIB, SECTOR, is_aligned
 
@@ -35,7 +35,8 @@ _PROBE_LENGTH: Final = 4096
 MISSING: Final = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS, errno.EINVAL})
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate64.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+# Not fallocate64, which musl does not have: off_t has 64 bits wherever daxmend runs.
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 class ZeroVerb(StrEnum):
@@ -50,7 +51,7 @@ class ZeroVerb(StrEnum):
 
 def fallocate(fd: int, mode: int, extent: Extent) -> None:
     """fallocate(2). Raises `OSError`; EOPNOTSUPP where kernel or file system lack the mode."""
-    while _libc.fallocate64(fd, mode, extent.offset, extent.length):
+    while _libc.fallocate(fd, mode, extent.offset, extent.length):
         number = ctypes.get_errno()
         if number != errno.EINTR:
             raise OSError(number, os.strerror(number))
@@ -102,7 +103,7 @@ def zeroout_below(fd: int, extent: Extent) -> None:
     for each in extents:
         part = Extent(each.offset, each.length).intersection(extent)
         place = part.shifted(each.device_offset - each.offset)
-        usable = each.has_place and not each.flags & (FiemapFlag.UNWRITTEN | FiemapFlag.SHARED)
+        usable = each.has_place and each.is_written and not each.is_shared
         if part.offset != at or not usable or not is_aligned(place.offset | place.length, SECTOR):
             break
         places.append(place)
@@ -121,11 +122,12 @@ def zeroout_below(fd: int, extent: Extent) -> None:
 
 def _open_block(device: int) -> int:
     """The block device of that number, for writing; ENODEV where its node cannot be found."""
-    uevent = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/uevent").read_text()
-    names = [line[len("DEVNAME=") :] for line in uevent.splitlines() if line.startswith("DEVNAME=")]
-    fd = os.open(f"/dev/{names[0]}" if names else "/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    found = os.fstat(fd)
-    if not stat.S_ISBLK(found.st_mode) or found.st_rdev != device:
+    found = find_block_device(device)
+    if isinstance(found, Unknown):
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+    fd = os.open(found.node, os.O_RDWR | os.O_CLOEXEC)
+    status = os.fstat(fd)
+    if not stat.S_ISBLK(status.st_mode) or status.st_rdev != device:
         os.close(fd)
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
     return fd

@@ -1,7 +1,7 @@
 """The bytes under a medium: one file, mapped once, with stores, flushes and fences.
 
 The mapping is this process's own alias: nothing ever makes its pages fault on purpose, so the
-layers above read through it and the refusal of poison is theirs (design, "Poison is enforced").
+layers above read through it and the refusal of poison is theirs.
 """
 
 from __future__ import annotations
@@ -169,7 +169,8 @@ class Backing:
 
     def explain(self, offset: int, length: int) -> OSError:
         """What to raise for an access to the file's own bytes that faulted."""
-        if stat.S_ISREG(os.fstat(self.fd).st_mode) and offset >= os.fstat(self.fd).st_size:
+        found = os.fstat(self.fd)
+        if stat.S_ISREG(found.st_mode) and offset >= found.st_size:
             return TruncatedError(
                 self.name, offset, length, hint="the file shrank while it was in use; restore it"
             )

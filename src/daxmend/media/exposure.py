@@ -24,7 +24,7 @@ from daxmend.extent import Extent, ExtentSet, check_bounds
 PAGE = mmap.PAGESIZE  # what the MMU can make fault; 4096 wherever there is persistent memory
 
 # linux/userfaultfd.h and asm-generic/mman-common.h; the headers of Debian 12 lack half of these.
-_UFFD_USER_MODE_ONLY = 1
+UFFD_USER_MODE_ONLY = 1
 _UFFD_API = 0xAA
 _UFFD_FEATURE_WP_HUGETLBFS_SHMEM = 1 << 12
 _UFFD_FEATURE_POISON = 1 << 14
@@ -108,7 +108,7 @@ class _UffdPoison(_Trap):
 
     def _register(self) -> int:
         _native.madvise(self._place.address, self._place.length, mmap.MADV_DONTFORK)
-        uffd = _native.userfaultfd(_UFFD_USER_MODE_ONLY | os.O_CLOEXEC)
+        uffd = _native.userfaultfd(UFFD_USER_MODE_ONLY | os.O_CLOEXEC)
         features = _UFFD_FEATURE_WP_HUGETLBFS_SHMEM | _UFFD_FEATURE_POISON
         span = (self._place.address, self._place.length)
         try:
@@ -327,10 +327,8 @@ class Exposure:
         extent = self._checked(offset, length)
         if self._map.closed:
             return
-        fresh = ExtentSet(PAGE, [extent])
-        for known in self._faulting.extents(extent):
-            fresh.discard(known)
-        self._trap.admit(fresh.length)
+        fresh = list(self._faulting.gaps(extent))
+        self._trap.admit(sum(piece.length for piece in fresh))
         for piece in fresh:
             self._trap.install(piece)
             self._faulting.add(piece)

@@ -183,16 +183,16 @@ class Journal:
         `repairs` then says which copy is damaged or behind; `heal` rewrites it. Raises
         `CorruptionError` if what fences promised cannot be proven from either copy.
         """
-        headers = [self._read_header(copy) for copy in (0, 1)]
-        intact = [
-            copy for copy in (0, 1) if headers[copy] and self._is_snapshot_intact(copy, headers)
-        ]
+        intact = {
+            copy: header
+            for copy in (0, 1)
+            if (header := self._read_header(copy)) and self._is_snapshot_intact(copy, header)
+        }
         if not intact:
             raise CorruptionError(self.name, self._areas[0].offset, "both copies", "intact", "bad")
-        newest = max(_must(headers[copy]).generation for copy in intact)
-        current = [copy for copy in intact if _must(headers[copy]).generation == newest]
-        header = _must(headers[current[0]])
-        self._generation, self._snapshot_end = newest, header.snapshot_end
+        newest = max(intact.values(), key=lambda header: header.generation)
+        current = [copy for copy in intact if intact[copy].generation == newest.generation]
+        self._generation, self._snapshot_end = newest.generation, newest.snapshot_end
         self._stale_copies = [copy for copy in (0, 1) if copy not in current]
         self.repairs = [
             Repair(copy, "behind" if copy in intact else "header or snapshot damaged")
@@ -243,8 +243,7 @@ class Journal:
         )
         return _Header(generation, end, snapshot_checksum) if valid else None
 
-    def _is_snapshot_intact(self, copy: int, headers: list[_Header | None]) -> bool:
-        header = _must(headers[copy])
+    def _is_snapshot_intact(self, copy: int, header: _Header) -> bool:
         start = self._areas[copy].offset + HEADER_LENGTH
         snapshot = self._backing.load(start, header.snapshot_end - HEADER_LENGTH)
         return xxh3_64_intdigest(snapshot) == header.snapshot_checksum
@@ -338,11 +337,6 @@ class Journal:
 def format_journal(backing: Backing, areas: tuple[Extent, Extent], name: str) -> None:
     """Write an empty journal into both areas; durable on return."""
     Journal(backing, areas, name, lambda: ()).compact()
-
-
-def _must(header: _Header | None) -> _Header:
-    assert header is not None
-    return header
 
 
 def _entry_length(payload_length: int) -> int:

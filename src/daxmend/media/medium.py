@@ -75,19 +75,26 @@ class Medium:
 
     # -- reading ---------------------------------------------------------------------------
 
+    def load_clean(self, offset: int, length: int) -> bytes | None:
+        """A copy of a range in the clean gap; None for any other, or if that changed meanwhile."""
+        gap = self._gap
+        if gap[0] <= offset and offset + length <= gap[1]:
+            try:
+                data = _native.read(self._memory, self._base + offset, length)
+            except _native.MemoryFault:
+                return None  # the backing explains it in `load`
+            if self._gap is gap:  # nothing changed under the copy
+                return data
+        return None
+
     def load(self, offset: int, length: int) -> bytes:
         """A copy of the bytes. Raises `PoisonError` at the first poisoned line among them.
 
         A fault that was injected to fail one access raises a plain `MediaError`, once.
         """
-        gap = self._gap
-        if gap[0] <= offset and offset + length <= gap[1]:
-            try:
-                data = _native.read(self._memory, self._base + offset, length)
-                if self._gap is gap:  # nothing changed under the copy
-                    return data
-            except _native.MemoryFault:
-                pass  # the backing explains it, below
+        data = self.load_clean(offset, length)
+        if data is not None:
+            return data
         with self.lock:
             self._find_gap(offset, length)
             return self._backing.load(self._base + offset, length)
@@ -98,17 +105,23 @@ class Medium:
             self._find_gap(offset, memoryview(target).nbytes)
             self._backing.load_into(self._base + offset, target)
 
+    def view_clean(self, offset: int, length: int) -> memoryview | None:
+        """What `view` gives for a range in the clean gap, and None for any other."""
+        start, end = self._gap
+        if start <= offset and offset + length <= end:
+            at = self._base + offset
+            return self._view[at : at + length]
+        return None
+
     def view(self, offset: int, length: int) -> memoryview:
         """The bytes themselves, read-only and not guarded: for system calls, to be used at once.
 
         Raises like `load`. Poison that comes later does not reach a view that is kept.
         """
-        gap = self._gap
-        if not (gap[0] <= offset and offset + length <= gap[1]):
-            with self.lock:
-                self._find_gap(offset, length)
-        start = self._base + offset
-        return self._view[start : start + length]
+        with self.lock:
+            self._find_gap(offset, length)
+        at = self._base + offset
+        return self._view[at : at + length]
 
     def checksum(self, offset: int, length: int, grain: int) -> bytes:
         """The checksums of the units of `grain` bytes in the range; raises like `load`."""

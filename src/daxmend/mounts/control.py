@@ -1,9 +1,10 @@
-"""The control directory of a mount: plain files in the kernel's spirit (design, "The mount").
+"""The control directory of a mount: plain files in the kernel's spirit.
 
 `controlfile.py` has the files of text. `events` gives one JSON object a line and blocks until there
-is one. A write is all or nothing: a malformed line is EINVAL and changes nothing. Why a write was
-refused, of which the kernel passes on no more than the errno, stands in `status`. A write that made
-bytes bad is answered when no mapping shows their old content any more (R27).
+is one; `history` gives those that are kept, and never waits. A write is all or nothing: a malformed
+line is EINVAL and changes nothing. Why a write was refused, of which the kernel passes on no more
+than the errno, stands in `status`. A write that made bytes bad is answered when no mapping shows
+their old content any more (R27).
 """
 
 from __future__ import annotations
@@ -45,15 +46,17 @@ class _Parked(NamedTuple):
 class _OpenFile:
     """One open of a control file: its own snapshot, or its own place among the events.
 
-    `preface` has the events of attaching that this open has not read yet.
+    `preface` has the events of attaching that this open has not read yet; `seen` the number of the
+    last change of a file of text that its snapshot shows.
     """
 
-    def __init__(self, nodeid: int, sequence: int, preface: bytes = b"") -> None:
+    def __init__(self, nodeid: int, sequence: int, preface: bytes, seen: int) -> None:
         self.nodeid = nodeid
         self.text: bytes | None = None  # what the file says, or the last events that were read
         self.text_offset = 0
         self.sequence = sequence
         self.preface = preface
+        self.seen = seen
         self.parked: deque[_Parked] = deque()
         self.poll_handle: int | None = None
 
@@ -61,7 +64,8 @@ class _OpenFile:
 class ControlDirectory:
     """The nodes from `CONTROL_NODEID` on of a mount. Used on the request thread.
 
-    `make_files` makes the files of text, given what wakes those who wait for a change of one.
+    `make_files` makes the files of text, given what wakes those who wait for a change of one; it
+    takes the name of that file.
     `events` are told by `events`, the file; `attached` are those of attaching the device, which
     came before anybody could subscribe.
 
@@ -72,21 +76,23 @@ class ControlDirectory:
     def __init__(
         self,
         events: EventHub,
-        make_files: Callable[[Callable[[], object]], ControlFiles],
+        make_files: Callable[[Callable[[bytes], object]], ControlFiles],
         invalidate: Callable[[Extent], None],
         attached: Sequence[Event] = (),
     ) -> None:
         self.session: Session | None = None
         self._invalidate = invalidate
-        # Guards the log, and each open's place in it and parked reads. The notifier holds it no
-        # longer than an answer takes, which waits for nobody.
+        # Guards the log and the changes, each open's place in it and parked reads. The notifier
+        # holds it no longer than an answer takes, which waits for nobody.
         self._lock = Lock()
         self._log = EventLog(attached)
-        self._changed: dict[int, int] = {}  # nodeid → the first event after the file's last change
+        self._changes = 0  # of all files of text so far
+        self._changed: dict[int, int] = {}  # nodeid → the number of the file's last change
         self._opens: dict[int, _OpenFile] = {}
         self._next_fh = 1
-        self._made = make_files(self._wake_later)
-        self._files = [*self._made.files(), ControlFile(b"events", str)]
+        self._made = make_files(self._on_change)
+        history = ControlFile(b"history", self._read_history)
+        self._files = [*self._made.files(), history, ControlFile(b"events", str)]
         self._events_nodeid = _FIRST_FILE_NODEID + len(self._files) - 1
         events.subscribe(self._on_event)
 
@@ -123,7 +129,8 @@ class ControlDirectory:
         """Open a file; its content is taken when it is read from the start."""
         fh = self._next_fh
         self._next_fh += 1
-        self._opens[fh] = _OpenFile(nodeid, self._log.next_sequence, self._log.preface)
+        sequence, preface = self._log.next_sequence, self._log.preface
+        self._opens[fh] = _OpenFile(nodeid, sequence, preface, self._changes)
         # Seekable, the events too: head(1) gives back what it has read beyond its last line.
         return Opened(fh, FOPEN_DIRECT_IO)
 
@@ -137,8 +144,8 @@ class ControlDirectory:
         if opened.nodeid == self._events_nodeid:
             return self._read_events(opened, offset, size, open_flags)
         if offset == 0 or opened.text is None:
+            opened.seen = self._changes  # before: what changes meanwhile may not be in the text
             opened.text = self._files[opened.nodeid - _FIRST_FILE_NODEID].read().encode()
-            opened.sequence = self._log.next_sequence
         return opened.text[offset : offset + size]
 
     def write(self, fh: int, data: memoryview) -> int | Pending:
@@ -178,7 +185,7 @@ class ControlDirectory:
         if opened.nodeid == self._events_nodeid:
             return select.POLLIN if self._has_events(opened) else 0
         always = select.POLLIN | select.POLLOUT
-        if opened.sequence < self._changed.get(opened.nodeid, 0):
+        if opened.seen < self._changed.get(opened.nodeid, 0):
             return always | select.POLLPRI | select.POLLERR  # as sysfs files do
         return always
 
@@ -223,6 +230,10 @@ class ControlDirectory:
             text, opened.sequence = self._log.read(opened.sequence, size)
         return text
 
+    def _read_history(self) -> str:
+        with self._lock:
+            return self._log.history()
+
     def forget_parked(self, unique: int) -> None:
         """A signal ended the read that waited as request `unique`."""
         with self._lock:
@@ -234,8 +245,18 @@ class ControlDirectory:
             self._log.append(event)
             for nodeid, file in enumerate(self._files, _FIRST_FILE_NODEID):
                 if file.is_changed_by(event):
-                    self._changed[nodeid] = self._log.next_sequence
+                    self._note_change(nodeid)
         self._wake_later()
+
+    def _on_change(self, name: bytes) -> None:
+        """What a file says has changed, and no event tells of it. From any thread."""
+        with self._lock:
+            self._note_change(self.find(name))
+        self._wake_later()
+
+    def _note_change(self, nodeid: int) -> None:
+        self._changes += 1
+        self._changed[nodeid] = self._changes
 
     def _wake_later(self) -> None:
         if self.session is not None:

@@ -33,7 +33,6 @@ from daxmend.events import (
     PoisonFound,
     RecoveryDone,
     RecoveryRefused,
-    ScrubDone,
 )
 from daxmend.extent import Extent, check_bounds, format_badblocks, merged, parse_badblocks_line
 from daxmend.faults import FaultKind
@@ -46,6 +45,8 @@ if TYPE_CHECKING:
     from daxmend.fs import Finding
 
 _RANGE = re.compile(r"([0-9]{1,19})\s+([0-9]{1,19})")  # as many digits as an offset can have
+
+_SCRUB = b"scrub"
 
 Action = Callable[[], Extent | None]
 
@@ -84,9 +85,8 @@ class ControlFiles(Protocol):
 class DeviceFiles:
     """The files over one device (implements `ControlFiles`).
 
-    `on_scrub_end` is called on the scrub's thread.
-
-    `attached` are the events of attaching the device.
+    `on_change` takes the name of a file that has changed without an event; it is called on the
+    scrub's thread. `attached` are the events of attaching the device.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class DeviceFiles:
         device: DaxDevice,
         use: DeviceUse,
         scrubber: Scrubber,
-        on_scrub_end: Callable[[], object],
+        on_change: Callable[[bytes], object],
         attached: Iterable[Event] = (),
     ) -> None:
         self._device = device
@@ -102,7 +102,7 @@ class DeviceFiles:
         self._whole = Extent(0, device.size)
         self._scrubber = scrubber
         self._status = Status(device, use, scrubber, attached)
-        self._on_scrub_end = on_scrub_end
+        self._on_change = on_change
         self._answer = ""  # to the last message
 
     def files(self) -> list[ControlFile]:
@@ -113,12 +113,7 @@ class DeviceFiles:
             ControlFile(b"ranges", self._read_ranges),
             ControlFile(b"owners", self._read_owners),
             ControlFile(b"check", self._read_check),
-            ControlFile(
-                b"scrub",
-                lambda: f"{self._scrubber.state}\n",
-                self._parse_scrub,
-                lambda event: isinstance(event, ScrubDone),
-            ),
+            ControlFile(_SCRUB, lambda: f"{self._scrubber.state}\n", self._parse_scrub),
             ControlFile(b"message", lambda: self._answer, self._parse_message),
             ControlFile(b"status", self._read_status),
             ControlFile(b"metrics", self._status.metrics),
@@ -191,7 +186,7 @@ class DeviceFiles:
         extent = self._whole if line == "1" else self._parse_range(line, "scrub")
 
         def start() -> None:
-            self._scrubber.start(extent, self._on_scrub_end)
+            self._scrubber.start(extent, partial(self._on_change, _SCRUB))
 
         return start
 

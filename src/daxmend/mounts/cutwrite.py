@@ -198,6 +198,7 @@ class CutWrites:
         if held is not None:
             self._drop(fh, held)
         self._failed.discard(fh)
+        self._broken.discard(fh)
 
 
 def _first_half(unit: int, extent: Extent) -> Extent:

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from daxmend.stack.member import PoolDevice
 SUBTYPE = "daxmend"
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_READY = ""  # the server's word; any other is why it is not
 
 
 class MountFailedError(DaxmendError):
@@ -73,12 +75,13 @@ def start_server(
     os.close(writer)
     with os.fdopen(reader, "rb") as word:
         said = word.read()
-    if not said:
-        raise MountFailedError(f"{mountpoint}: the server died before it was ready", EXIT_FAILED)
-    message, exit_status = json.loads(said)
-    if message:
-        os.waitpid(child, 0)
-        raise MountFailedError(message, exit_status)
+    message, exit_status = json.loads(said) if said else (None, EXIT_FAILED)
+    if message == _READY:
+        return
+    os.waitpid(child, 0)
+    raise MountFailedError(
+        message or f"{mountpoint}: the server died before it was ready", exit_status
+    )
 
 
 def serve(
@@ -173,7 +176,7 @@ def _run_server(
 
     def on_ready() -> None:
         _detach(log)
-        say("", 0)
+        say(_READY, 0)
 
     try:
         os.setsid()
@@ -185,6 +188,8 @@ def _run_server(
             sys.stderr.write(f"daxmend: {error}\n")
         else:
             say(_describe(error), status)
+    except Exception:  # noqa: BLE001  # a mistake of daxmend's, and nobody else would see it
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(status)
@@ -231,7 +236,7 @@ def _unmount_or_stop(session: Session, handler: ServedHandler, mountpoint: Path)
     """Unmount; a mount in use is left as soon as what mappings dirtied is written back."""
     try:
         unmount(mountpoint)
-    except DaxmendError:
+    except (DaxmendError, OSError):  # also where no child can be had that unmounts
         handler.write_back()
         session.stop()
 

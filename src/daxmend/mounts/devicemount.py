@@ -14,8 +14,8 @@ import time
 from typing import TYPE_CHECKING
 
 from daxmend.dax import io
-from daxmend.dax.api import AccessMode, DaxDevice
-from daxmend.errors import BadBlockError, MediaError, PoisonError
+from daxmend.dax.api import DaxDevice, Salvage
+from daxmend.errors import MediaError
 from daxmend.events import (
     Event,
     FaultInjected,
@@ -39,6 +39,8 @@ from daxmend.fuse.protocol import (
     FUSE_WRITE_CACHE,
 )
 from daxmend.fuse.session import log_to_stderr
+from daxmend.host import fileioctl
+from daxmend.host.zeroing import FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 from daxmend.mounts.content import DeviceContent
 from daxmend.mounts.control import ControlDirectory
 from daxmend.mounts.controlfile import DeviceFiles
@@ -53,14 +55,10 @@ if TYPE_CHECKING:
     from daxmend.mounts.deviceuse import DeviceUse
     from daxmend.mounts.option import MountOptions
 
-FALLOC_FL_PUNCH_HOLE = 0x02
-FALLOC_FL_ZERO_RANGE = 0x10
-
 DEVICE_NAME = b"device"
 DEVICE_NODEID = 2
 
 ALWAYS_READY = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
-_NORMAL = AccessMode.NORMAL
 _CHANGES_CONTENT = (
     FaultInjected,
     FaultRemoved,
@@ -91,6 +89,7 @@ class DeviceMount(FixedNames):
         self._options = options
         self._has_direct_mmap = False
         self._last_fh = 0
+        self._readers: set[int] = set()  # opens of the device that may read it
         self._content = DeviceContent(device, DEVICE_NODEID, self._allowed_on_device)
         self._writes = WritePath(device, options, self._invalidate_node)
         self._owner = (os.getuid(), os.getgid())
@@ -102,7 +101,7 @@ class DeviceMount(FixedNames):
         scrubber = Scrubber(device, log_to_stderr)
         self._control = ControlDirectory(
             device.events,
-            lambda wake: DeviceFiles(device, use, scrubber, wake, attached),
+            lambda on_change: DeviceFiles(device, use, scrubber, on_change, attached),
             self._invalidate,
             attached,
         )
@@ -180,6 +179,8 @@ class DeviceMount(FixedNames):
         if nodeid != DEVICE_NODEID:
             return self._control.open(nodeid)
         fh = self._new_fh()
+        if flags & os.O_ACCMODE != os.O_WRONLY:
+            self._readers.add(fh)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             self._writes.open(nodeid, fh)
         return Opened(fh, FOPEN_DIRECT_IO if self._opens_device_direct() else 0)
@@ -192,12 +193,11 @@ class DeviceMount(FixedNames):
         size = min(size, self._device.size - offset)
         if size <= 0:
             return b""
-        try:
-            window = self._device.direct_access(Extent(offset, size), _NORMAL)
-            if window.length >= size:
-                return window.view(0, size)
-        except (BadBlockError, PoisonError):
-            pass  # decided below, where the damage is walked around
+        view = self._device.view_clean(offset, size)
+        if view is None:
+            view = io.view(self._device, Extent(offset, size))
+        if view is not None:
+            return view
         data = io.read(self._device, Extent(offset, size))
         # From read(2) itself, O_DIRECT on a cached open included (R11). A mapping or the cache
         # would take a short answer for the end of the file.
@@ -232,6 +232,24 @@ class DeviceMount(FixedNames):
             self._content.zero(Extent(offset, length))
         return None
 
+    def ioctl(
+        self,
+        caller: Caller,
+        nodeid: int,
+        fh: int,
+        flags: int,
+        cmd: int,
+        arg: int,
+        data: bytes,
+        out_size: int,
+    ) -> tuple[int, bytes] | Pending:
+        """Of the device itself SALVAGE; `daxmend.host.fileioctl` has the numbers."""
+        if nodeid != DEVICE_NODEID or cmd != fileioctl.SALVAGE:
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+        if fh not in self._readers:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return 0, salvage_page(data, self._device.size, self._device.recovery_read)
+
     def poll(self, nodeid: int, fh: int, kh: int, flags: int, events: int) -> int:
         if not self._control.has(nodeid):
             return ALWAYS_READY  # ENOSYS would end polling for the control files, too
@@ -254,6 +272,7 @@ class DeviceMount(FixedNames):
         self, nodeid: int, fh: int, flags: int, release_flags: int, lock_owner: int
     ) -> None:
         if nodeid == DEVICE_NODEID:
+            self._readers.discard(fh)
             self._writes.release(nodeid, fh)
         else:
             self._control.release(fh)
@@ -273,3 +292,14 @@ class DeviceMount(FixedNames):
     def _invalidate_node(self, nodeid: int, extent: Extent) -> None:
         pages = extent.widened(PAGE)
         self.session.notifier.inval_inode(nodeid, pages.offset, pages.length)
+
+
+def salvage_page(data: bytes, size: int, salvage: Callable[[Extent], Salvage]) -> bytes:
+    """The answer to SALVAGE for a page of something of `size` bytes."""
+    start = fileioctl.unpack_salvage_start(data)
+    page = Extent(start, PAGE).intersection(Extent(0, size))
+    if start % PAGE or not page.length:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    saved = salvage(page)
+    lost = [run.shifted(-start) for run in saved.lost]
+    return fileioctl.pack_salvage(start, fileioctl.SavedPage(bytes(saved.data), lost))

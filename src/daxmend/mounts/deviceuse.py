@@ -15,7 +15,7 @@ import errno
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from urllib.parse import quote_from_bytes
 
 from daxmend.extent import Extent
 from daxmend.fs import FileSystem, OwnerKind
@@ -130,11 +130,3 @@ def format_owner(owner: Owner) -> str:
 def format_file(path: bytes, ino: int) -> str:
     """A file as one field; without a path it has no name."""
     return _FILE + (quote_from_bytes(path, _PRINTABLE) if path else f"#{ino}")
-
-
-def parse_path(owner: str) -> bytes | None:
-    """The path of a file that has one; None for every other owner."""
-    path = owner.removeprefix(_FILE)
-    if path == owner or not path.startswith("/"):
-        return None
-    return unquote_to_bytes(path)

@@ -1,6 +1,7 @@
 """The events that a mount's readers have not read yet, numbered (docs/events.md)."""
 
 import json
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ class EventLog:
         self.next_sequence = 1
         self._lines: deque[str] = deque(maxlen=BACKLOG_EVENTS)
         self.preface = "".join(map(self._numbered, attached)).encode()
+        self._first_sequence = self.next_sequence
 
     def append(self, event: Event) -> None:
         """Number the event, stamp it, keep it."""
@@ -30,6 +32,11 @@ class EventLog:
         record = {"sequence": self.next_sequence, "time_ns": time.time_ns(), **event.as_dict()}
         self.next_sequence += 1
         return json.dumps(record) + "\n"
+
+    def history(self) -> str:
+        """What is kept of all that happened: attaching, a `lost_events` line, the last events."""
+        text, _ = self.read(self._first_sequence, sys.maxsize)
+        return (self.preface + text).decode()
 
     def read(self, sequence: int, size: int) -> tuple[bytes, int]:
         """Whole lines from event `sequence` on, at most `size` bytes, and the sequence after them.

@@ -67,7 +67,8 @@ class FileData(FileSpace):
         self._fs.use(ino)
         fh = self._new_fh()
         is_writable = flags & os.O_ACCMODE != os.O_RDONLY
-        self._opens[fh] = OpenFile(FileContent(self._fs, ino), is_writable)
+        is_readable = flags & os.O_ACCMODE != os.O_WRONLY
+        self._opens[fh] = OpenFile(FileContent(self._fs, ino), is_writable, is_readable)
         if is_writable:
             self._writes.open(ino, fh)
         return Opened(fh, FOPEN_DIRECT_IO if self._opens_direct(ino) else FOPEN_KEEP_CACHE)

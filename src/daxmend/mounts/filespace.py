@@ -6,13 +6,13 @@ device's own. Ranges of the device are translated to the files that own them (R2
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from daxmend.errors import UsageError
+from daxmend.errors import DaxmendError
 from daxmend.events import Event, FaultInjected, PoisonConsumed, PoisonFound
 from daxmend.extent import Extent
 from daxmend.fs import FIRST_INO, FileSystem, OwnerKind
@@ -20,20 +20,17 @@ from daxmend.fuse import PENDING, Caller, Pending, Session, pack_ioctl_out, pack
 from daxmend.fuse.protocol import FUSE_ROOT_ID, FUSE_WRITE_CACHE
 from daxmend.fuse.session import log_to_stderr
 from daxmend.host import fileioctl
-from daxmend.mounts.devicemount import DEVICE_NODEID, DeviceMount
+from daxmend.host.zeroing import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
+from daxmend.mounts.devicemount import DEVICE_NODEID, DeviceMount, salvage_page
 from daxmend.mounts.deviceuse import FileSystemUse
 from daxmend.mounts.filecontent import FileContent
 from daxmend.mounts.janitor import Janitor
 from daxmend.mounts.option import MountOptions
-from daxmend.mounts.xattr import CAPABILITY_NAME
+from daxmend.mounts.privilege import CAPABILITY_NAME, without_privileges
 from daxmend.units import MAX_OFFSET, PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-FALLOC_FL_KEEP_SIZE = 0x01
-FALLOC_FL_PUNCH_HOLE = 0x02
-FALLOC_FL_ZERO_RANGE = 0x10
 
 _NEWS_OF_DAMAGE = (FaultInjected, PoisonConsumed, PoisonFound)
 
@@ -43,6 +40,7 @@ class OpenFile(NamedTuple):
 
     content: FileContent
     is_writable: bool
+    is_readable: bool
 
 
 class FileSpace(DeviceMount):
@@ -141,12 +139,10 @@ class FileSpace(DeviceMount):
         mode = self._fs.stat(ino).mode
         if not stat.S_ISREG(mode):
             return
-        kept = mode & ~stat.S_ISUID
-        if mode & stat.S_IXGRP:
-            kept &= ~stat.S_ISGID
+        kept = without_privileges(mode)
         if kept != mode:
             self._fs.set_attributes(ino, mode=stat.S_IMODE(kept))
-        with contextlib.suppress(OSError):
+        if CAPABILITY_NAME in self._fs.listxattr(ino):
             self._fs.removexattr(ino, CAPABILITY_NAME)
 
     # -- ioctl -----------------------------------------------------------------------------
@@ -163,8 +159,10 @@ class FileSpace(DeviceMount):
         out_size: int,
     ) -> tuple[int, bytes] | Pending:
         """`daxmend.host.fileioctl` has the numbers; all others are ENOTTY."""
+        if nodeid < FIRST_INO:
+            return super().ioctl(caller, nodeid, fh, flags, cmd, arg, data, out_size)
         opened = self._opens.get(fh)
-        if nodeid < FIRST_INO or opened is None or opened.content.nodeid != nodeid:
+        if opened is None or opened.content.nodeid != nodeid:
             raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
         if cmd == fileioctl.EXTENTS:
             start = fileioctl.unpack_extents_start(data)
@@ -172,6 +170,11 @@ class FileSpace(DeviceMount):
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             extents = (fileioctl.FileExtent(*run) for run in self._fs.extents(nodeid, start))
             return 0, fileioctl.pack_extents(start, extents)
+        if cmd == fileioctl.SALVAGE:
+            if not opened.is_readable:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            size = self._fs.stat(nodeid).size
+            return 0, salvage_page(data, size, partial(self._fs.salvage, nodeid))
         if cmd == fileioctl.ZEROINIT:
             if not opened.is_writable:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -198,16 +201,18 @@ class FileSpace(DeviceMount):
         return PENDING
 
     def _finish_zeroinit(self, unique: int, ino: int, extent: Extent) -> None:
-        number = 0
+        number = errno.EIO  # of a mistake, which is the notifier's to log
         try:
             self._fs.zeroinit(ino, extent.offset, extent.length)
-        except (OSError, UsageError) as error:
+            number = 0
+        except (DaxmendError, OSError) as error:
             number = error.errno or errno.EIO
-        self._invalidate_node(ino, extent)
-        if self._device_opens:
-            self._show_on_device(ino, extent)
-        payload = pack_ioctl_out((0, b""))
-        self.session.notifier.then(lambda: self._answer(unique, number, payload))
+        finally:
+            self._invalidate_node(ino, extent)
+            if self._device_opens:
+                self._show_on_device(ino, extent)
+            payload = pack_ioctl_out((0, b""))
+            self.session.notifier.then(lambda: self._answer(unique, number, payload))
 
     def _answer(self, unique: int, number: int, payload: bytes) -> None:
         """On the notifier's thread."""

@@ -1,4 +1,4 @@
-"""The mount of a file system: names, attributes and directories (design, "The mount").
+"""The mount of a file system: names, attributes and directories (architecture.md).
 
 A nodeid is an inode's number. The kernel may keep names and attributes for long: every change of
 them comes through it.
@@ -257,7 +257,7 @@ class FileSystemMount(FileData):
         for dirent in self._dirents(nodeid, fh, offset):
             entry = None if dirent.name in (b".", b"..") else self._entry_now(nodeid, dirent.name)
             if not dirents.add_plus(entry, dirent):
-                if entry is not None and entry.nodeid:
+                if entry is not None:
                     self.forget(entry.nodeid, 1)
                 break
 

@@ -55,9 +55,6 @@ class RawMount(DeviceMount):
         nodeid = self._find(parent, name)
         return Entry(nodeid, self._own_attr(nodeid), entry_valid=3600)
 
-    def forget(self, nodeid: int, nlookup: int) -> None:
-        """The nodes are always there."""
-
     def _find(self, parent: int, name: bytes) -> int:
         if parent == CONTROL_NODEID:
             return self._control.find(name)

@@ -79,7 +79,7 @@ class ShadowMount(ShadowData):
         self.model = ShadowModel(self._nodes, options, self._invalidate, self._writers)
         self._control = ControlDirectory(
             self.model.events,
-            lambda wake: ShadowFiles(self.model, source),
+            lambda on_change: ShadowFiles(self.model, source),
             self._ignore,
         )
         seconds, nanoseconds = divmod(round(options.cache_seconds * 10**9), 10**9)
@@ -127,6 +127,10 @@ class ShadowMount(ShadowData):
     def _entry(self, node: ShadowNode, found: os.stat_result) -> Entry:
         seconds, nanoseconds = self._valid
         return Entry(node.nodeid, _pack_stat(found), 0, seconds, nanoseconds, seconds, nanoseconds)
+
+    def _is_own(self, nodeid: int) -> bool:
+        """Whether it is the mount's and not the directory's."""
+        return nodeid < FIRST_NODEID and nodeid != FUSE_ROOT_ID
 
     def _own_attr(self, nodeid: int) -> Attr:
         mode = self._control.mode(nodeid)
@@ -256,13 +260,13 @@ class ShadowMount(ShadowData):
     # -- attributes ------------------------------------------------------------------------
 
     def getattr(self, caller: Caller, nodeid: int, fh: int | None) -> AttrOut:
-        if nodeid < FIRST_NODEID and nodeid != FUSE_ROOT_ID:
+        if self._is_own(nodeid):
             return AttrOut(self._own_attr(nodeid))
-        return AttrOut(_pack_stat(os.fstat(self._nodes[nodeid].fd), nodeid), *self._valid)
+        return AttrOut(_pack_stat(os.fstat(self._nodes[nodeid].fd)), *self._valid)
 
     def setattr(self, caller: Caller, nodeid: int, change: SetAttr) -> AttrOut:
         valid = change.valid
-        if nodeid < FIRST_NODEID and nodeid != FUSE_ROOT_ID:
+        if self._is_own(nodeid):
             if valid & FATTR_SIZE:  # a shell's `>`
                 return AttrOut(self._own_attr(nodeid))
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
@@ -290,7 +294,7 @@ class ShadowMount(ShadowData):
         )  # fmt: skip
 
     def getxattr(self, caller: Caller, nodeid: int, name: bytes) -> Buffer:
-        if nodeid < FIRST_NODEID and nodeid != FUSE_ROOT_ID:
+        if self._is_own(nodeid):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         return os.getxattr(self._nodes[nodeid].link, name)
 
@@ -298,7 +302,7 @@ class ShadowMount(ShadowData):
         os.setxattr(self._directory(nodeid).link, name, value, flags)
 
     def listxattr(self, caller: Caller, nodeid: int) -> list[bytes]:
-        if nodeid < FIRST_NODEID and nodeid != FUSE_ROOT_ID:
+        if self._is_own(nodeid):
             return []
         names = map(os.fsencode, os.listxattr(self._nodes[nodeid].link))
         return [name for name in names if caller.uid == 0 or not name.startswith(b"trusted.")]
@@ -413,7 +417,7 @@ def _call(function: Callable[..., int], *arguments: object) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _pack_stat(found: os.stat_result, nodeid: int = 0) -> Attr:
+def _pack_stat(found: os.stat_result) -> Attr:
     """As the kernel takes it; the inode's number is that below."""
     atime, atime_nsec = divmod(found.st_atime_ns, 10**9)
     mtime, mtime_nsec = divmod(found.st_mtime_ns, 10**9)

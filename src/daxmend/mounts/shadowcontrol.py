@@ -14,18 +14,17 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from daxmend.errors import UsageError
-from daxmend.events import Event, PoisonFound, RecoveryDone
+from daxmend.events import Event
 from daxmend.extent import Extent
 from daxmend.faults import FaultKind, format_plan, parse_fault
 from daxmend.mounts.controlfile import Action, ControlFile
 from daxmend.mounts.deviceuse import format_file
 from daxmend.mounts.shadowfaults import InFile
-from daxmend.mounts.status import format_metrics
+from daxmend.mounts.status import EventCounts, format_metrics
 from daxmend.units import MAX_OFFSET, SECTOR, align_down, parse_size
 
 if TYPE_CHECKING:
@@ -43,8 +42,7 @@ class ShadowFiles:
         self._source = source
         self._refused: str | None = None
         self._started_ns = time.time_ns()
-        self._events: Counter[str] = Counter()
-        self._healed = 0
+        self._counts = EventCounts()
         self._scrubs = 0
         model.events.subscribe(self._count)
 
@@ -68,9 +66,7 @@ class ShadowFiles:
 
     def _count(self, event: Event) -> None:
         assert isinstance(event, InFile)
-        self._events[event.event.name] += 1
-        if isinstance(event.event, RecoveryDone):
-            self._healed += event.event.extent.length
+        self._counts.count(event.event)
 
     def _read_faults(self) -> str:
         return format_plan(self._model.plan())
@@ -87,9 +83,7 @@ class ShadowFiles:
         words = content[1:].rsplit(maxsplit=2)
         if len(words) != 3:
             raise UsageError(f"'{content}' is not '-PATTERN OFFSET LENGTH'")
-        extent = Extent(parse_size(words[1]), parse_size(words[2]))
-        if extent.end > _WHOLE.end:
-            extent = extent.intersection(_WHOLE)
+        extent = Extent(parse_size(words[1]), parse_size(words[2])).intersection(_WHOLE)
         return self._model.plan_removal(words[0], extent)
 
     def _owner(self, node: ShadowNode) -> str:
@@ -118,9 +112,8 @@ class ShadowFiles:
         return self._scrub
 
     def _scrub(self) -> None:
-        for _, faults in self._model.iter_bad():
-            for found in faults.scrub(_WHOLE):
-                faults.events.publish(PoisonFound(found))
+        for node, faults in self._model.iter_bad():
+            faults.scrub(os.fstat(node.fd).st_size)
         self._scrubs += 1
 
     def _sums(self) -> dict[str, int]:
@@ -131,29 +124,31 @@ class ShadowFiles:
         return sums
 
     def _document(self) -> dict[str, object]:
+        events, healed = self._counts.read()
         return {
             "source": self._source + ("" if self._model.is_there() else " (gone)"),
             "content": "shadow",
             **self._sums(),
             "files": sum(1 for _ in self._model.iter_bad()),
-            "healed": self._healed,
+            "healed": healed,
             "passthrough": self._model.passes_through,
             "armed": list(self._model.armed),
             "known": self._model.known(),
             "pid": os.getpid(),
             "mounted_ns": self._started_ns,
-            "events": dict(self._events),
+            "events": events,
             "refused": self._refused,
         }
 
     def _read_metrics(self) -> str:
         sums = self._sums()
+        events, healed = self._counts.read()
         gauges = {
             "daxmend_recorded_bytes": sums["recorded"],
             "daxmend_latent_bytes": sums["poison"],
             "daxmend_known_inodes": self._model.known(),
         }
-        return format_metrics(gauges, self._healed, self._events)
+        return format_metrics(gauges, healed, events)
 
 
 def _do_nothing() -> None:

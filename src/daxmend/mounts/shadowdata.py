@@ -40,9 +40,9 @@ from daxmend.host import zeroing
 from daxmend.mounts.devicemount import ALWAYS_READY
 from daxmend.mounts.fixedname import FixedNames
 from daxmend.mounts.option import OpenMode
+from daxmend.mounts.privilege import CAPABILITY_NAME, without_privileges
 from daxmend.mounts.shadowcontent import ShadowContent
 from daxmend.mounts.shadownode import FIRST_NODEID
-from daxmend.mounts.xattr import CAPABILITY_NAME
 from daxmend.units import MAX_OFFSET, MIB, PAGE, SECTOR
 
 if TYPE_CHECKING:
@@ -291,9 +291,7 @@ class ShadowData(FixedNames):
         mode = os.fstat(node.fd).st_mode
         if not stat.S_ISREG(mode):
             return
-        kept = mode & ~stat.S_ISUID
-        if mode & stat.S_IXGRP:
-            kept &= ~stat.S_ISGID
+        kept = without_privileges(mode)
         if kept != mode:
             os.chmod(node.link, stat.S_IMODE(kept))
         if _has_capability(node):

@@ -15,7 +15,9 @@ from daxmend.events import (
     FaultInjected,
     FaultRemoved,
     PoisonConsumed,
+    PoisonFound,
     RecoveryDone,
+    ScrubDone,
 )
 from daxmend.extent import Extent, ExtentSet, merged
 from daxmend.faults import Fault, FaultKind
@@ -61,7 +63,7 @@ class FileFaults:
             self._recorded.add(extent)
             self._latent.discard(extent)
         elif fault.kind is FaultKind.LATENT:
-            for run in _without(extent, self._recorded):
+            for run in self._recorded.gaps(extent):
                 self._latent.add(run)
         else:
             self._once.add(extent)
@@ -137,13 +139,14 @@ class FileFaults:
             self._tried.discard(start)
             self._once.discard(next(self._once.extents(Extent.between(start, MAX_OFFSET))))
 
-    def scrub(self, extent: Extent) -> list[Extent]:
-        """Record the latent poison in a range (R4), and say what was found."""
-        found = merged(run.widened(SECTOR) for run in self._latent.extents(extent))
+    def scrub(self, size: int) -> None:
+        """Record the latent poison in a file of `size` bytes (R4), and tell of it and the end."""
+        found = merged(run.widened(SECTOR) for run in self._latent)
         for run in found:
             self._recorded.add(run)
             self._latent.discard(run)
-        return found
+            self.events.publish(PoisonFound(run))
+        self.events.publish(ScrubDone(Extent(0, size), sum(run.length for run in found)))
 
     # -- writing ---------------------------------------------------------------------------
 
@@ -182,14 +185,3 @@ class FileFaults:
 
     def drop_hold(self, extent: Extent) -> None:
         """See `hold`."""
-
-
-def _without(extent: Extent, taken: ExtentSet) -> Iterator[Extent]:
-    """The parts of the range that are not in the set."""
-    at = extent.offset
-    for run in list(taken.extents(extent)):
-        if run.offset > at:
-            yield Extent.between(at, run.offset)
-        at = run.end
-    if at < extent.end:
-        yield Extent.between(at, extent.end)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from daxmend.events import (
 from daxmend.extent import Extent, check_bounds
 from daxmend.faults import NO_FILES, Fault, Pattern, format_pattern, literal_path, parse_numbered
 from daxmend.mounts.shadowfaults import FileFaults, InFile
+from daxmend.mounts.shadownode import key_of
 from daxmend.mounts.writepath import WritePath
 from daxmend.units import SECTOR, align_up
 
@@ -93,59 +94,55 @@ class ShadowModel:
     def plan_fault(self, fault: Fault) -> Change:
         """What a line of a plan comes to; `UsageError` if it fits no file. Changes nothing yet."""
         literal = literal_path(fault.pattern)
-        found = []
-        for node in self._matching(fault.pattern):
-            size = os.fstat(node.fd).st_size
-            if fault.extent.end <= align_up(size, SECTOR):
-                found.append(node)
-                continue
-            self._nodes.drop(node)
-            if literal is not None:
+        if literal is not None:
+            found = [self._open(literal)]
+            size = os.fstat(found[0].fd).st_size
+            if fault.extent.end > align_up(size, SECTOR):
                 check_bounds(fault.extent, size, f"/{literal}")
+        else:
+            paths = {
+                key_of(status): path
+                for path, status in self._matching(fault.pattern)
+                if fault.extent.end <= align_up(status.st_size, SECTOR)
+            }
+            found = [self._open(path) for path in paths.values()]
         if not found:
             raise UsageError(f"{fault.pattern} matches no file that reaches to {fault.extent.end}")
         return partial(self._change, found, fault)
 
     def plan_removal(self, word: str, extent: Extent) -> Change:
-        """Take faults away from the files that match."""
-        found = [node for node in self._matching(word) if node.faults is not None]
-        return partial(self._remove, found, extent)
-
-    def _matching(self, word: str) -> Iterator[ShadowNode]:
-        """The regular files that a PATTERN matches, each once."""
-        if word == NO_FILES:
-            raise UsageError("- stands for no file; here each line must say which")
+        """Take faults away from the files that match, those of the lines before among them."""
         literal = literal_path(word)
         if literal is not None:
-            yield self._open(literal)
-            return
-        pattern, seen = Pattern(word), set()
-        for path in self._nodes.walk_files():
-            if pattern.matches(path):
-                node = self._open(path)
-                if node.nodeid not in seen:
-                    seen.add(node.nodeid)
-                    yield node
+            return partial(self._remove, [self._open(literal)], extent)
+        known = (self._nodes.find(status) for _, status in self._matching(word))
+        return partial(self._remove, {node for node in known if node is not None}, extent)
+
+    def _matching(self, word: str) -> Iterator[tuple[str, os.stat_result]]:
+        """The regular files that a PATTERN matches, by each of their names that it does."""
+        if word == NO_FILES:
+            raise UsageError("- stands for no file; here each line must say which")
+        pattern = Pattern(word)
+        return (each for each in self._nodes.walk_files() if pattern.matches(each[0]))
 
     def _open(self, path: str) -> ShadowNode:
+        """The node of a regular file. Nobody drops it before the whole plan is done: `iter_bad`."""
         try:
             node = self._nodes.open_path(path)
         except OSError as error:
             raise UsageError(f"/{path}: {error.strerror}") from None
         if not stat.S_ISREG(os.fstat(node.fd).st_mode):
-            self._nodes.drop(node)
             raise UsageError(f"/{path} is no regular file")
         return node
 
-    def _change(self, nodes: list[ShadowNode], fault: Fault) -> None:
+    def _change(self, nodes: Iterable[ShadowNode], fault: Fault) -> None:
         for node in nodes:
             self._faults_of(node).add(fault)
 
-    def _remove(self, nodes: list[ShadowNode], extent: Extent) -> None:
+    def _remove(self, nodes: Iterable[ShadowNode], extent: Extent) -> None:
         for node in nodes:
             if node.faults is not None:
                 node.faults.remove(extent)
-                self._nodes.drop(node)
 
     def _faults_of(self, node: ShadowNode) -> FileFaults:
         if node.faults is None:

@@ -25,6 +25,11 @@ _PATH_ONLY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 Key = tuple[int, int]  # st_dev, st_ino
 
 
+def key_of(found: os.stat_result) -> Key:
+    """What makes an inode itself."""
+    return found.st_dev, found.st_ino
+
+
 class ShadowNode:
     """One inode. `fd` is O_PATH; `faults` and `writes` are there once it has had a fault."""
 
@@ -78,8 +83,7 @@ class ShadowNodes:
         self._forget_entry = forget_entry
         self._last = FIRST_NODEID - 1
         self._limit = _raise_limit() - _SPARE_DESCRIPTORS
-        found = os.fstat(root)
-        node = ShadowNode(FUSE_ROOT_ID, root, (found.st_dev, found.st_ino), FUSE_ROOT_ID, b"")
+        node = ShadowNode(FUSE_ROOT_ID, root, key_of(os.fstat(root)), FUSE_ROOT_ID, b"")
         node.lookups = 1
         self.root = node
         self._by_nodeid = {FUSE_ROOT_ID: node}
@@ -95,10 +99,14 @@ class ShadowNodes:
     def __getitem__(self, nodeid: int) -> ShadowNode:
         return self._by_nodeid[nodeid]
 
+    def find(self, found: os.stat_result) -> ShadowNode | None:
+        """The node of an inode, if it has one."""
+        return self._by_key.get(key_of(found))
+
     def lookup(self, parent: ShadowNode, name: bytes) -> tuple[ShadowNode, os.stat_result]:
         """What the name stands for, counted; `OSError` as open(2) has it."""
         found = os.stat(name, dir_fd=parent.fd, follow_symlinks=False)
-        node = self._by_key.get((found.st_dev, found.st_ino))
+        node = self.find(found)
         if node is None:
             node, found = self._adopt(os.open(name, _PATH_ONLY, dir_fd=parent.fd), parent, name)
         node.parent, node.name = parent.nodeid, name
@@ -117,14 +125,13 @@ class ShadowNodes:
 
     def _adopt(self, fd: int, parent: ShadowNode, name: bytes) -> tuple[ShadowNode, os.stat_result]:
         found = os.fstat(fd)
-        key = (found.st_dev, found.st_ino)
-        known = self._by_key.get(key)
+        known = self.find(found)
         if known is not None:
             os.close(fd)
             return known, found
         self._last += 1
-        node = ShadowNode(self._last, fd, key, parent.nodeid, name)
-        self._by_nodeid[node.nodeid] = self._by_key[key] = node
+        node = ShadowNode(self._last, fd, key_of(found), parent.nodeid, name)
+        self._by_nodeid[node.nodeid] = self._by_key[node.key] = node
         if len(self._by_nodeid) > self._limit:
             self._ask_to_forget()
         return node, found
@@ -184,21 +191,21 @@ class ShadowNodes:
             found = os.stat(path[1:], dir_fd=self.root.fd, follow_symlinks=False)
         except OSError:
             return None
-        return path if (found.st_dev, found.st_ino) == node.key else None
+        return path if key_of(found) == node.key else None
 
-    def walk_files(self) -> Iterator[str]:
-        """The paths of all regular files, from the root without its slash; through no link."""
+    def walk_files(self) -> Iterator[tuple[str, os.stat_result]]:
+        """All regular files: paths from the root without its slash; through no link."""
         top = os.open(self.root.link, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for directory, _, names, fd in os.fwalk(".", dir_fd=top, follow_symlinks=False):
                 prefix = "" if directory == "." else directory.removeprefix("./") + "/"
                 for name in names:
                     try:
-                        mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+                        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
                     except FileNotFoundError:  # removed meanwhile
                         continue
-                    if stat.S_ISREG(mode):
-                        yield prefix + name
+                    if stat.S_ISREG(found.st_mode):
+                        yield prefix + name, found
         finally:
             os.close(top)
 

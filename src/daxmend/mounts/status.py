@@ -13,11 +13,31 @@ from daxmend.mounts.scrub import Scrubber
 from daxmend.stack.summary import summarize
 
 
+class EventCounts:
+    """Events by their names, and the bytes that they healed. From any thread."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()  # guards the next two
+        self._events: Counter[str] = Counter()
+        self._healed = 0
+
+    def count(self, event: Event) -> None:
+        """One more."""
+        with self._lock:
+            self._events[event.name] += 1
+            if isinstance(event, RecoveryDone):
+                self._healed += event.extent.length
+
+    def read(self) -> tuple[dict[str, int], int]:
+        """How many of each, and the bytes healed."""
+        with self._lock:
+            return dict(self._events), self._healed
+
+
 class Status:
     """Counts events and asks the device; every answer is of the moment.
 
-    `attached` are the events that came before anybody could subscribe. Events come from any
-    thread: the requests' and the scrub's.
+    `attached` are the events that came before anybody could subscribe.
     """
 
     def __init__(
@@ -32,27 +52,14 @@ class Status:
         self._scrubber = scrubber
         self.refused: str | None = None  # why the last refused write to a control file was
         self._started_ns = time.time_ns()
-        self._lock = Lock()  # guards the next two
-        self._events: Counter[str] = Counter()
-        self._healed = 0
+        self._counts = EventCounts()
         for event in attached:
-            self._count(event)
-        device.events.subscribe(self._count)
-
-    def _count(self, event: Event) -> None:
-        with self._lock:
-            self._events[event.name] += 1
-            if isinstance(event, RecoveryDone):
-                self._healed += event.extent.length
-
-    def _counted(self) -> tuple[dict[str, int], int]:
-        """The events by name, and the bytes healed."""
-        with self._lock:
-            return dict(self._events), self._healed
+            self._counts.count(event)
+        device.events.subscribe(self._counts.count)
 
     def document(self) -> dict[str, object]:
         """The `status` file: what is said of a pool, then what only a mount has; in bytes."""
-        events, healed = self._counted()
+        events, healed = self._counts.read()
         scrub = self._scrubber
         return {
             **summarize(self._device),
@@ -74,7 +81,7 @@ class Status:
     def metrics(self) -> str:
         """The `metrics` file."""
         said = summarize(self._device)
-        events, healed = self._counted()
+        events, healed = self._counts.read()
         gauges = {
             "daxmend_device_bytes": self._device.size,
             "daxmend_recorded_bytes": said["recorded"],

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from daxmend.fuse import Caller
 
 EXTENTS_NAME = b"user.daxmend.extents"
-CAPABILITY_NAME = b"security.capability"
 
 _RESERVED = b"user.daxmend."
 _NAMESPACES = (b"user.", b"trusted.", b"security.")

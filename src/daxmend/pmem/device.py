@@ -42,7 +42,7 @@ from daxmend.events import (
     ScrubDone,
     ZeroinitDone,
 )
-from daxmend.extent import Extent, ExtentSet, check_bounds
+from daxmend.extent import Extent, ExtentSet, check_bounds, check_pages
 from daxmend.media.medium import Medium
 from daxmend.pmem.clearunit import complete_units
 from daxmend.pmem.errormanagement import PmemErrorManagement
@@ -164,6 +164,22 @@ class PmemDevice:
             return Window(self._medium, offset, length)
         return None
 
+    def read_clean(self, offset: int, length: int) -> bytes | None:
+        """See `DaxDevice`. The gap is a new object with every change of the record."""
+        gap = self._gap
+        if gap[0] <= offset <= offset + length <= gap[1]:
+            data = self._medium.load_clean(offset, length)
+            if self._gap is gap:  # else the record changed under the copy (R19)
+                return data
+        return None
+
+    def view_clean(self, offset: int, length: int) -> memoryview | None:
+        """See `DaxDevice`."""
+        start, end = self._gap
+        if start <= offset <= offset + length <= end:
+            return self._medium.view_clean(offset, length)
+        return None
+
     def _find_gap(self, offset: int, length: int) -> int:
         """How much of the range a normal access may have; none is `BadBlockError` (R24)."""
         start = align_down(offset, PAGE)
@@ -261,7 +277,7 @@ class PmemDevice:
     def recovery_write(self, offset: int, data: Buffer, keep: Iterable[Extent] = ()) -> int:
         """See `DaxDevice`."""
         view = memoryview(data).cast("B")
-        _check_pages(Extent(offset, len(view)), self.name)
+        check_pages(Extent(offset, len(view)), self.size, self.name)
         return self._write(offset, view, tuple(keep), PAGE)
 
     def write_sectors(self, sector: int, data: Buffer) -> int:
@@ -280,7 +296,7 @@ class PmemDevice:
         done = 0
         with self.lock:
             self._record_found(Extent(offset, len(data)))  # a recovery leaves no poison behind
-            self.sequence += 1  # before: who is copying now must look again (R19)
+            self._change_record()  # before: who is copying now must look again (R19)
             while done < len(data):
                 piece = data[done : done + MAX_INTENT]
                 extent = Extent(offset + done, len(piece))
@@ -328,10 +344,17 @@ class PmemDevice:
         with self.lock:
             self._record.release(extent)
 
+    def keep_zeros(self, extent: Extent) -> None:
+        """See `DaxDevice`."""
+        check_bounds(extent, self.size, self.name)
+        self._check_writable()
+        with self.lock:
+            self._healer.end_leftovers(extent)  # they keep bytes, too
+            self._record.keep_zeros(extent)
+
     def zeroinit(self, extent: Extent) -> int:
         """See `DaxDevice`."""
-        _check_pages(extent, self.name)
-        check_bounds(extent, self.size, self.name)
+        check_pages(extent, self.size, self.name)
         done = 0
         with self.lock:
             while done < extent.length:
@@ -514,8 +537,3 @@ class PmemDevice:
         check_bounds(extent, self.size, self.name)
         with self.lock:
             return iter(list(self._medium.find_poison(extent)))
-
-
-def _check_pages(extent: Extent, name: str) -> None:
-    if not (is_aligned(extent.offset, PAGE) and is_aligned(extent.length, PAGE)):
-        raise UsageError(f"{name}: {extent} is not aligned to {PAGE} bytes")

@@ -80,7 +80,7 @@ class Healer:
 
     def _heal(self, request: Request, runs: tuple[Extent, ...]) -> int:
         """Heal `runs` in one operation; returns the offset of the first byte not proven good."""
-        self._end_leftovers(request.extent)
+        self.end_leftovers(request.extent)
         before = b"".join(self._checksums_before(run, request.grain) for run in runs)
         intent = Intent.to_write(self._record.next_id(), request, runs, before)
         self._record.begin(intent)
@@ -104,7 +104,7 @@ class Healer:
         self._tell(intent, end, "the medium did not clear it")
         return end
 
-    def _end_leftovers(self, extent: Extent) -> None:
+    def end_leftovers(self, extent: Extent) -> None:
         """End intents that failed before they could be ended: nothing in them is proven good.
 
         Found at the next attach, an older intent would judge bytes that a newer one healed.

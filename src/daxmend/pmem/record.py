@@ -114,6 +114,13 @@ class Record:
         self._forget_holds(extent)
         self._append(_RELEASED, pack_runs([extent], 1))
 
+    def keep_zeros(self, extent: Extent) -> None:
+        """Keep zeros of the lost bytes of the range, whatever was kept or is held of them (R32)."""
+        if any(hold.kept.extent.overlaps(extent) for hold in self.holds):
+            self.release(extent)
+        lost = list(self.badblocks.lost.extents(extent))
+        self.keep(Kept(run, bytes(run.length)) for run in lost)
+
     def _keep(self, pieces: Iterable[Kept]) -> None:
         for piece in pieces:
             self._forget_kept(piece.extent)

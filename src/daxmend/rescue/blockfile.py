@@ -9,17 +9,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from daxmend.dax.api import Salvage
-from daxmend.errors import BusyError, ChangedError
+from daxmend.errors import ChangedError
 from daxmend.extent import Extent
 from daxmend.host import zeroing
-from daxmend.host.mountinfo import iter_mounts
-from daxmend.host.topology import find_block_device, holders
+from daxmend.host.deviceuser import CLAIMED, User, find_device_user, is_claimed
 from daxmend.host.unknown import Unknown
 from daxmend.host.zeroing import ZeroVerb
 from daxmend.rescue.hostfile import open_to_read, open_to_write
 from daxmend.rescue.knownbad import KnownBad
 from daxmend.rescue.reader import BAD_ERRNOS, Reader
-from daxmend.rescue.subject import Subject, iter_lost
+from daxmend.rescue.subject import (
+    Subject,
+    iter_lost,
+    iter_pieces,
+    refined,
+    tell_cached,
+    validate_free,
+)
 from daxmend.rescue.target import FileExtent
 
 
@@ -36,10 +42,7 @@ class BlockFile:
         self.notices: list[str] = []
         self.location = (path, b"")
         self._path = path
-        if writable:
-            _validate_unused(os.stat(path).st_rdev, name)
-        # O_EXCL is not "make it" here: the kernel refuses it while anybody has claimed the device.
-        opened = open_to_write(path, name, os.O_EXCL) if writable else open_to_read(path, name)
+        opened = _open_alone(path, name) if writable else open_to_read(path, name)
         self._fd = opened
         self._is_claimed = writable
         self._stat = os.fstat(opened)
@@ -55,18 +58,30 @@ class BlockFile:
 
     def salvage(self, extent: Extent) -> Salvage:
         """See `Subject`."""
-        return self._reader.salvage(extent)
+        return self._refined(extent, self._reader.salvage(extent))
 
     def pieces(self, extent: Extent) -> Iterator[tuple[Extent, memoryview | None]]:
         """See `Subject`."""
+        for part, got in self._pieces_on_medium(extent):
+            if got is None:
+                lost = Salvage(bytearray(part.length), [part])
+                yield from iter_pieces(part, self._refined(part, lost))
+            else:
+                yield part, got
+
+    def unreadable(self, extent: Extent) -> Iterator[Extent]:
+        """See `Subject`."""
+        return iter_lost(self._pieces_on_medium(extent))
+
+    def _pieces_on_medium(self, extent: Extent) -> Iterator[tuple[Extent, memoryview | None]]:
         for part, got in self._reader.pieces(extent, self._known.within(extent)):
             if got is None:
                 self._known.ask()
             yield part, got
 
-    def unreadable(self, extent: Extent) -> Iterator[Extent]:
-        """See `Subject`."""
-        return iter_lost(self.pieces(extent))
+    def _refined(self, extent: Extent, saved: Salvage) -> Salvage:
+        """With what the page cache still has of what the medium has lost."""
+        return tell_cached(self, refined(extent, saved, self._reader.cached), saved.lost)
 
     # -- what it is ------------------------------------------------------------------------
 
@@ -82,17 +97,12 @@ class BlockFile:
         if size != self.size:
             raise ChangedError(f"{self.name} had {self.size} bytes and now has {size}; begin again")
 
-    def validate_free(self) -> None:
+    def user(self) -> User | None:
         """See `Subject`. Asks for itself alone what only an open for writing claims."""
-        _validate_unused(self._stat.st_rdev, self.name)
-        if self._is_claimed:
-            return
-        try:
-            os.close(os.open(self._path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise
-            raise _busy(self.name, "mounted, or part of another device") from None
+        user = find_device_user(self._stat.st_rdev)
+        if user is None and not self._is_claimed and is_claimed(self._path):
+            return CLAIMED
+        return user
 
     def _is(self, other: os.stat_result) -> bool:
         return stat.S_ISBLK(other.st_mode) and other.st_rdev == self._stat.st_rdev
@@ -144,7 +154,7 @@ class BlockFile:
         try:
             zeroing.block_zeroout(self._fd, extent)
             self.sync()
-            now = self.salvage(extent)
+            now = self._reader.salvage(extent)
             if not now.lost and not any(now.data):
                 return ZeroVerb.BLKZEROOUT.value
         except OSError as error:
@@ -170,32 +180,12 @@ class BlockFile:
         os.close(self._fd)
 
 
-def _validate_unused(number: int, name: str) -> None:
-    """Raise `BusyError` where a mount has the device, or one that lies on it; it is named."""
-    user = _find_user(number)
-    if user is not None:
-        raise _busy(name, user)
-
-
-def _find_user(number: int) -> str | None:
-    """What has the device; None if nothing that can be named has."""
-    mounted = next((each for each in iter_mounts() if each.device == number), None)
-    if mounted is not None:
-        return f"mounted at {mounted.mount_point}"
-    device = find_block_device(number)
-    for above in [] if isinstance(device, Unknown) else holders(device):
-        found = find_block_device(above)
-        if isinstance(found, Unknown):
-            continue
-        user = _find_user(above)
-        if user is None and (found.directory / "partition").exists():
-            continue  # a partition that nobody uses
-        return f"below {found.node}" + (f", which is {user}" if user else "")
-    return None
-
-
-def _busy(name: str, user: str) -> BusyError:
-    return BusyError(
-        f"{name} is {user}: what is written to it now would go past whoever has it; unmount or "
-        "remove that first, or repair the files, or the mount point, instead"
-    )
+def _open_alone(path: Path, name: str) -> int:
+    """The device, opened to be written, and claimed: nobody can mount it meanwhile."""
+    validate_free(name, find_device_user(os.stat(path).st_rdev))
+    try:
+        # O_EXCL is not "make it" here: the kernel refuses it while anybody has claimed the device.
+        return open_to_write(path, name, os.O_EXCL)
+    except OSError as error:
+        validate_free(name, CLAIMED if error.errno == errno.EBUSY else None)
+        raise

@@ -17,6 +17,7 @@ from daxmend._native import MemoryFault
 from daxmend.dax.api import Salvage
 from daxmend.errors import ChangedError, UnsupportedError
 from daxmend.extent import Extent, merged
+from daxmend.host.deviceuser import User
 from daxmend.host.unknown import Unknown
 from daxmend.rescue.hostfile import open_to_read
 from daxmend.rescue.knownbad import KnownBad
@@ -105,8 +106,9 @@ class DaxFile:
         if not self.is_same_as_path(self.location[0]):
             raise ChangedError(f"{self.name} is another device now, or is not there; begin again")
 
-    def validate_free(self) -> None:
+    def user(self) -> User | None:
         """See `Subject`."""
+        return None
 
     def is_same(self, other: Subject) -> bool:
         """See `Subject`."""

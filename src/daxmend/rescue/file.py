@@ -126,9 +126,13 @@ class FileTarget:
                 yield done.shifted(part.offset - part.device_offset)
 
     def status(self) -> dict[str, object]:
-        """See `Target`: of the file, and which device it lies on."""
+        """See `Target`."""
+        return self.describe(self.ranges())
+
+    def describe(self, ranges: list[Range]) -> dict[str, object]:
+        """The status for `ranges`, just asked: of the file, and which device it lies on."""
         lengths = Counter[str]()
-        for found in self.ranges():
+        for found in ranges:
             lengths[found.kind] += found.extent.length
         device = self._device.status()
         return {
@@ -141,6 +145,17 @@ class FileTarget:
             "device": device["device"],
             "mounted": device["mounted"],
         }
+
+    def events(self) -> list[dict[str, object]] | None:
+        """See `Target`."""
+        found = self._device.events()
+        return None if found is None else [each for each in found if self._is_touched_by(each)]
+
+    def _is_touched_by(self, event: dict[str, object]) -> bool:
+        offset, length = event.get("offset"), event.get("length")
+        if not isinstance(offset, int) or not isinstance(length, int):
+            return False
+        return any(True for _ in self._in_file(Extent(offset, length)))
 
     def close(self) -> None:
         """See `Target`."""

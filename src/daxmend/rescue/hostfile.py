@@ -15,6 +15,7 @@ from daxmend.dax.api import Salvage
 from daxmend.errors import BusyError, ChangedError, UnknownStateError, UsageError
 from daxmend.extent import Extent
 from daxmend.host import fileioctl, zeroing
+from daxmend.host.deviceuser import User, find_file_user
 from daxmend.host.fiemap import FiemapExtent, file_extents
 from daxmend.host.statx import is_dax
 from daxmend.host.unknown import Unknown
@@ -23,7 +24,7 @@ from daxmend.rescue.blocksbelow import BlocksBelow, open_below
 from daxmend.rescue.knownbad import KnownBad
 from daxmend.rescue.reader import BAD_ERRNOS, Reader
 from daxmend.rescue.sharer import find_sharers
-from daxmend.rescue.subject import Subject, iter_lost, iter_pieces
+from daxmend.rescue.subject import Subject, iter_lost, iter_pieces, refined, tell_cached
 from daxmend.rescue.target import FileExtent
 from daxmend.units import PAGE, SECTOR, align_down, align_up, is_aligned
 
@@ -32,7 +33,6 @@ _WRITE_HINTS: Final = {
     errno.EPERM: "it is immutable or append-only (see lsattr); first: chattr -i -a",
     errno.EROFS: "it lies on a read-only mount; remount that read-write first",
     errno.ETXTBSY: "it is a program that runs, or a swap file; end that (swapoff) first",
-    errno.EBUSY: "it is mounted, or part of another device; unmount that, or repair its files",
 }
 # Where the journal of a repair that has begun lies, kept with the file: whatever name it is
 # repaired by the next time, and whatever --journal is said then. (daxmend's own mounts keep
@@ -110,6 +110,7 @@ class HostFile:
         self._reader = Reader(self._fd, name, self.size, access, grain)
         self._known = KnownBad(path, self._reader.grain)
         self._below: BlocksBelow | Unknown | None = None  # not asked yet
+        self._is_served = True  # until its server cannot be asked
         if writable and not self._reader.is_direct:
             self.notices.append(
                 f"the file system of {name} cannot read past its page cache; what was written is "
@@ -138,20 +139,17 @@ class HostFile:
             offset = end
 
     def salvage(self, extent: Extent) -> Salvage:
-        """See `Subject`. What is lost by pages only is read by sectors below, where that may be."""
-        saved = self._reader.salvage(extent)
-        below = self._open_below() if saved.lost else None
-        return saved if below is None else below.refine(extent, saved)
+        """See `Subject`."""
+        return self._refined(extent, self._reader.salvage(extent))
 
     def pieces(self, extent: Extent) -> Iterator[tuple[Extent, memoryview | None]]:
         """See `Subject`."""
         for part, got in self._pieces_above(extent):
-            below = self._open_below() if got is None else None
-            if below is None:
-                yield part, got
-            else:
+            if got is None:
                 lost = Salvage(bytearray(part.length), [part])
-                yield from iter_pieces(part, below.refine(part, lost))
+                yield from iter_pieces(part, self._refined(part, lost))
+            else:
+                yield part, got
 
     def unreadable(self, extent: Extent) -> Iterator[Extent]:
         """See `Subject`."""
@@ -159,8 +157,9 @@ class HostFile:
         for lost in iter_lost(self._pieces_above(extent)):
             yield lost
             end = lost.end
-        if extent.end == self.size > end and not self._reader.is_tail_readable():
-            yield Extent.between(max(end, align_down(self.size, PAGE)), self.size)
+        tail = align_down(self.size, PAGE)  # a look at it drops what is cached of it
+        if extent.end == self.size and end <= tail and not self._reader.is_tail_readable():
+            yield Extent.between(tail, self.size)
 
     def _pieces_above(self, extent: Extent) -> Iterator[tuple[Extent, memoryview | None]]:
         """What the file itself gives."""
@@ -168,6 +167,31 @@ class HostFile:
             if got is None:
                 self._known.ask()
             yield part, got
+
+    def _refined(self, extent: Extent, saved: Salvage) -> Salvage:
+        """With what can be had elsewhere of what the file has lost: from the page cache, from the
+        server of a daxmend mount, and where it is lost by pages only, by sectors from below."""
+        if saved.lost:
+            saved = tell_cached(self, refined(extent, saved, self._reader.cached), saved.lost)
+        if saved.lost and self._is_served:
+            saved = refined(extent, saved, self._ask_server)
+        below = self._open_below() if saved.lost else None
+        return saved if below is None else below.refine(extent, saved)
+
+    def _ask_server(self, part: Extent) -> Salvage | None:
+        """The good lines of a part of a page, and what recoveries kept (R12, R18)."""
+        start = align_down(part.offset, PAGE)
+        try:
+            page = fileioctl.salvage(self._fd, start)
+        except OSError:
+            self._is_served = False  # on no mount of ours
+            return None
+        inside = part.shifted(-start)
+        if len(page.data) < inside.end:  # it became shorter, which is told elsewhere
+            return None
+        lost = (run.intersection(inside).shifted(start) for run in page.lost)
+        data = bytearray(page.data[inside.offset : inside.end])
+        return Salvage(data, [run for run in lost if run.length])
 
     def _open_below(self) -> BlocksBelow | None:
         """The blocks below, if what is lost can be smaller there, and they may be read."""
@@ -201,8 +225,9 @@ class HostFile:
                 f"{self.name} was replaced meanwhile: another file has the name now; begin again"
             )
 
-    def validate_free(self) -> None:
-        """See `Subject`."""
+    def user(self) -> User | None:
+        """See `Subject`: an image may be a loop device's, or swap."""
+        return find_file_user(self._path)
 
     def is_same(self, other: Subject) -> bool:
         """See `Subject`."""
@@ -359,7 +384,7 @@ class HostFile:
         return ZeroVerb.BLKZEROOUT.value
 
     def _is_zero(self, extent: Extent) -> bool:
-        now = self.salvage(extent)
+        now = self._reader.salvage(extent)  # on the medium, whatever is cached
         return not now.lost and not any(now.data)
 
     def punch(self, extent: Extent) -> None:

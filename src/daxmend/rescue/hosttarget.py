@@ -101,6 +101,10 @@ class HostTarget:
             "unknown": list(self.unknown),
         }
 
+    def events(self) -> list[dict[str, object]] | None:
+        """See `Target`: the kernel tells whoever listens, and keeps nothing."""
+        return None
+
     def _describe(self) -> dict[str, object]:
         return {"device": self.path}
 

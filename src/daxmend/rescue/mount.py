@@ -150,6 +150,10 @@ class MountTarget:
         document: dict[str, object] = json.loads("\n".join(self._lines("status")))
         return {"mounted": str(self._mountpoint), **document}
 
+    def events(self) -> list[dict[str, object]] | None:
+        """See `Target`."""
+        return [json.loads(line) for line in self._lines("history")]
+
     def check(self) -> list[Finding]:
         """See `DeviceTarget`."""
         if self.content != "fs":

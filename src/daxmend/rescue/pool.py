@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daxmend.errors import CorruptionError, UnsupportedError, UsageError
+from daxmend.events import Event, EventHub
 from daxmend.extent import Extent, check_bounds, merged
 from daxmend.faults import Fault, FaultKind
 from daxmend.fs import FileSystem, Finding, OwnerKind, Plan, apply_repair, check, plan_repair
@@ -30,7 +31,11 @@ class PoolTarget:
     def __init__(self, path: Path, *, writable: bool) -> None:
         self.name = str(path)
         self._path = path.absolute()
-        self._device = open_device(path, writable=writable)
+        hub = EventHub()
+        self._attached: list[Event] = []
+        end = hub.subscribe(self._attached.append)
+        self._device = open_device(path, writable=writable, events=hub)
+        end()
         self._whole = Extent(0, self._device.size)
         self._fs: FileSystem | None = None
         self.notices = list(self._device.notices)
@@ -117,6 +122,10 @@ class PoolTarget:
     def status(self) -> dict[str, object]:
         """See `Target`."""
         return {"mounted": None, **summarize(self._device), "device": str(self._path)}
+
+    def events(self) -> list[dict[str, object]] | None:
+        """See `Target`."""
+        return [event.as_dict() for event in self._attached]
 
     def check(self) -> list[Finding]:
         """See `DeviceTarget`."""

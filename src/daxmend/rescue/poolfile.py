@@ -9,9 +9,10 @@ from pathlib import Path
 
 from daxmend.dax.api import Recovery, Salvage
 from daxmend.extent import Extent, merged
+from daxmend.host.deviceuser import User
 from daxmend.host.unknown import Unknown
 from daxmend.host.zeroing import ZeroVerb
-from daxmend.rescue.subject import Subject, iter_lost, iter_pieces
+from daxmend.rescue.subject import Subject, iter_pieces
 from daxmend.rescue.target import FileExtent, inner_path, is_no_file
 from daxmend.stack.device import open_device
 from daxmend.stack.filesystem import open_filesystem
@@ -69,30 +70,26 @@ class PoolFile:
 
     def salvage(self, extent: Extent) -> Salvage:
         """See `Subject`: also what recoveries kept (R18)."""
-        data = bytearray(extent.length)
-        lost = []
-        for offset, place in self._fs.device_extents(self._ino, extent):
-            saved = self._device.recovery_read(place)
-            at = offset - extent.offset
-            data[at : at + place.length] = saved.data
-            lost += [run.shifted(offset - place.offset) for run in saved.lost]
-        return Salvage(data, merged(lost))
+        return self._fs.salvage(self._ino, extent)
 
     def pieces(self, extent: Extent) -> Iterator[tuple[Extent, memoryview | None]]:
         """See `Subject`."""
         return iter_pieces(extent, self.salvage(extent))
 
     def unreadable(self, extent: Extent) -> Iterator[Extent]:
-        """See `Subject`."""
-        return iter_lost(self.pieces(extent))
+        """See `Subject`: the sectors in the record; a salvage enters those that it meets (R3)."""
+        self.salvage(extent)
+        bad = (run.intersection(extent) for run in self._fs.bad_ranges(self._ino))
+        return (run for run in bad if run.length)
 
     # -- what it is ------------------------------------------------------------------------
 
     def validate(self) -> None:
         """See `Subject`: nobody else can change it."""
 
-    def validate_free(self) -> None:
+    def user(self) -> User | None:
         """See `Subject`."""
+        return None
 
     def is_same(self, other: Subject) -> bool:
         """See `Subject`."""

@@ -161,6 +161,20 @@ class Reader:
             )
         return self._view[: min(count, self.size - offset)]
 
+    def cached(self, part: Extent) -> Salvage | None:
+        """A part of a page, if the page cache has it: programs read it there (R12).
+
+        Until the kernel drops it, or writes past it. Nothing is read from the medium.
+        """
+        if self._direct is None:  # what was cached was dropped
+            return None
+        data = bytearray(part.length)
+        try:
+            count = os.preadv(self._fd, [data], part.offset, os.RWF_NOWAIT)
+        except OSError:  # not cached, or a file system that cannot be asked
+            return None
+        return Salvage(data, []) if count == part.length else None
+
     def is_tail_readable(self) -> bool:
         """Whether the page in which the file ends can be read as a whole.
 

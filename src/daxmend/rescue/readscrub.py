@@ -22,7 +22,7 @@ from daxmend.extent import Extent
 from daxmend.rescue.mapfile import RescueMap, Status, format_mapfile, parse_mapfile
 from daxmend.rescue.reader import Reader
 from daxmend.rescue.salvage import write_durably
-from daxmend.rescue.subject import CHUNK
+from daxmend.rescue.subject import CHUNK, iter_lost
 from daxmend.units import MIB, PAGE, align_down
 
 _CHECKPOINT_SECONDS: Final = 5.0
@@ -111,7 +111,7 @@ class ReadScrub:
         if self._reader is None:
             lost = list(self._read_mapped(chunk))
         else:
-            lost = self._reader.salvage(chunk).lost
+            lost = list(iter_lost(self._reader.pieces(chunk)))
             if self._ends_in_a_bad_page(chunk):
                 lost.append(Extent.between(align_down(chunk.end, PAGE), chunk.end))
         self.map.set(chunk, Status.SAVED)

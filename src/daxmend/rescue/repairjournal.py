@@ -27,8 +27,15 @@ from urllib.parse import quote
 
 import xxhash
 
-from daxmend.errors import ChangedError, CorruptionError, DaxmendError, UnsupportedError
+from daxmend.errors import (
+    ChangedError,
+    CorruptionError,
+    DaxmendError,
+    UnsupportedError,
+    UsageError,
+)
 from daxmend.extent import Extent
+from daxmend.host.mountinfo import find_mount_of
 from daxmend.rescue.repairplan import BadPage, Strategy
 from daxmend.rescue.salvage import sync_directory
 from daxmend.units import PAGE
@@ -44,6 +51,7 @@ _STATE_AT: Final = 12
 _BEGUN, _FINISHED = 1, 2
 _SUFFIX: Final = ".daxmend-repair."
 _MAX_NAME: Final = 200  # bytes of a name before the suffix; most file systems take 255
+_IN_MEMORY: Final = frozenset({"tmpfs", "ramfs", "devtmpfs", "rootfs"})
 
 
 class About(NamedTuple):
@@ -271,12 +279,31 @@ class JournalPlace:
         self._subject = subject
         real = Path(os.path.realpath(file))
         self._directory = directory or real.parent
+        self._is_named = directory is not None
         name = real.name + (f":{quote(inner, safe='')}" if inner else "")
         if directory is not None:  # others of the same name may be repaired with the same directory
             name += f".{subject.identity:x}"
         if len(os.fsencode(name)) > _MAX_NAME:
             name = f"{name[:40]}.{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
         self._name = name
+
+    def validate_durable(self) -> None:
+        """A journal in memory is gone after a stop, and good bytes with it (R46).
+
+        Raises `UsageError` for one beside the file, as that of a block device would be; of one in a
+        directory that was named, the operator is told. A file that is in memory, too, loses nothing
+        more by it.
+        """
+        mount = find_mount_of(self._directory)
+        if mount is None or mount.fstype not in _IN_MEMORY:
+            return
+        file = os.stat(self._subject.location[0])
+        if not stat.S_ISBLK(file.st_mode) and file.st_dev == os.stat(self._directory).st_dev:
+            return
+        said = f"the journal would lie in {self._directory}, which is in memory ({mount.fstype})"
+        if not self._is_named:
+            raise UsageError(f"{said}; name a directory on a disk with --journal")
+        self._subject.notices.append(f"{said}: if the machine stops, good bytes are lost with it")
 
     def _numbers(self) -> list[int]:
         pattern = re.compile(re.escape(self._name + _SUFFIX) + r"(\d{1,9})")

@@ -17,6 +17,7 @@ from daxmend.rescue.repair import (
 )
 from daxmend.rescue.repairjournal import About, JournalPlace, RepairJournal
 from daxmend.rescue.repairplan import Progress, RepairPlan, Strategy, plan_file_repair
+from daxmend.rescue.subject import validate_free
 from daxmend.rescue.target import FileExtent
 
 if TYPE_CHECKING:
@@ -59,8 +60,10 @@ def plan(
     progress: Progress,
 ) -> RepairReport:
     """Say what would be done; changes nothing. Raises what `apply` would."""
-    subject.validate_free()
+    validate_free(subject.name, subject.user())
     planned = plan_file_repair(subject, copy, strategy, progress)
+    if planned.pages:
+        place.validate_durable()
     journal = _last(place)
     stopped = None
     if journal is not None:
@@ -105,7 +108,7 @@ def apply(
     Raises what planning and the journal raise, and nothing was changed then, but for what was
     finished.
     """
-    subject.validate_free()
+    validate_free(subject.name, subject.user())
     before = subject.extents()
     stopped, first, path = _finish_stopped(subject, place)
     planned = plan_file_repair(subject, copy, strategy, progress)
@@ -115,6 +118,7 @@ def apply(
         said = f"good bytes are in {path} and nowhere else; that repair must succeed first"
         planned = planned._replace(pages=[], refused=[(page, said) for page in planned.all_pages])
     if planned.pages:
+        place.validate_durable()
         journal = make_journal(subject, copy, planned, place)
         path = journal.path
         try:
@@ -193,7 +197,7 @@ def undo(subject: Subject, place: JournalPlace) -> RepairReport:
 
     Raises `UsageError` where there is none.
     """
-    subject.validate_free()
+    validate_free(subject.name, subject.user())
     journal = _last(place)
     if journal is None:
         raise UsageError(

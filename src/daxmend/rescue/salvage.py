@@ -128,6 +128,12 @@ class Salvage:
         written beside `out` then. Raises `OSError` for `out`, `ChangedError` for a file that
         shrinks under it; a file that grew or was replaced is told in the report.
         """
+        user = self.subject.user()
+        if user is not None:
+            self.subject.notices.append(
+                f"{self.subject.name} is {user.words}: what is saved of it may be of several "
+                "moments"
+            )
         try:
             self._checkpoint()
             at = 0

@@ -120,6 +120,13 @@ class ShadowTarget:
             **mounted,
         }
 
+    def events(self) -> list[dict[str, object]] | None:
+        """See `Target`."""
+        found = [json.loads(line) for line in self._lines("history")]
+        if self.path is None:
+            return found
+        return [each for each in found if os.fsencode(each.get("path") or "") == self.path]
+
     def send_message(self, text: str) -> str:
         """There is no table in a directory."""
         raise UnsupportedError(f"{self.name} is a directory's shadow: nothing in it takes messages")

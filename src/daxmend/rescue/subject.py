@@ -9,16 +9,18 @@ a file in a pool that nobody has open (`poolfile.py`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from daxmend.extent import Extent
-from daxmend.units import MIB
+from daxmend.dax.api import Salvage
+from daxmend.errors import BusyError
+from daxmend.extent import Extent, merged
+from daxmend.units import MIB, PAGE, align_down
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from daxmend.dax.api import Salvage
+    from daxmend.host.deviceuser import User
     from daxmend.host.unknown import Unknown
     from daxmend.rescue.target import FileExtent
 
@@ -57,8 +59,11 @@ class Subject(Protocol):
     def validate(self) -> None:
         """Raise `ChangedError` if the size has changed, or another file has taken the name."""
 
-    def validate_free(self) -> None:
-        """Raise `BusyError` for a device that somebody else has now: it must not be written."""
+    def user(self) -> User | None:
+        """Who else has the disk that it is: it must not be written then.
+
+        None if nobody has, and for what is no disk.
+        """
 
     def is_same(self, other: Subject) -> bool:
         """Whether both are one file."""
@@ -129,6 +134,48 @@ class Subject(Protocol):
 
     def close(self) -> None:
         """Let go of it."""
+
+
+def refined(extent: Extent, saved: Salvage, ask: Callable[[Extent], Salvage | None]) -> Salvage:
+    """The same salvage of a range, with what `ask` has of what was lost; `saved` is changed.
+
+    It is asked for a page, or a part of one, at a time, and answers None where it has nothing.
+    """
+    lost: list[Extent] = []
+    for run in saved.lost:
+        at = run.offset
+        while at < run.end:
+            part = Extent.between(at, min(run.end, align_down(at, PAGE) + PAGE))
+            found = ask(part)
+            if found is None:
+                lost.append(part)
+            else:
+                start = at - extent.offset
+                saved.data[start : start + part.length] = found.data
+                lost += found.lost
+            at = part.end
+    return Salvage(saved.data, merged(lost))
+
+
+def tell_cached(subject: Subject, saved: Salvage, before: list[Extent]) -> Salvage:
+    """`saved`; where it has more than what was lost before, the operator is told why."""
+    if saved.lost != before:
+        said = (
+            f"the medium has lost bytes of {subject.name} that the page cache still has: they are "
+            "saved from there, while they can be"
+        )
+        if said not in subject.notices:
+            subject.notices.append(said)
+    return saved
+
+
+def validate_free(name: str, user: User | None) -> None:
+    """Raise `BusyError` where somebody has the disk (`Subject.user`)."""
+    if user is not None:
+        raise BusyError(
+            f"{name} is {user.words}: what is written to it now would go past whoever has it; "
+            f"{user.remedy}"
+        )
 
 
 def iter_lost(pieces: Iterable[tuple[Extent, memoryview | None]]) -> Iterator[Extent]:

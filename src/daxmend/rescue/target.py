@@ -2,7 +2,7 @@
 
 A *device target* is a pool that nobody has open (`pool.py`) or a mount, through its control
 directory (`mount.py`): a command that is given a locked pool goes through its mount, and the answer
-is the same (design, "The pool"). A *file target* (`file.py`) is a file in either.
+is the same (format.md §2). A *file target* (`file.py`) is a file in either.
 """
 
 from __future__ import annotations
@@ -121,6 +121,13 @@ class Target(Protocol):
         """What the target says of itself, as JSON types; lengths in bytes.
 
         A mount has the keys of a pool and more. `mounted` is where, or None.
+        """
+
+    def events(self) -> list[dict[str, object]] | None:
+        """What happened to it, oldest first, as docs/events.md has it; None: nobody keeps that.
+
+        Of a pool what attaching it now has told, of a mount what its server still knows. Offsets
+        are the device's; a file has those that touch it.
         """
 
     def close(self) -> None:

@@ -44,8 +44,21 @@ def is_tree(name: str) -> bool:
     return os.path.isdir(name)
 
 
-def find_damaged(directory: str, tell: Tell) -> Tree:
-    """The damaged files below the directory, on its own file system. Only reads.
+class Recorded(NamedTuple):
+    """What is recorded of a directory: `ranges` of the device, with paths of the running system.
+
+    Where the directory is all of a file system, also what is no file's. `unknown`: why there may be
+    more.
+    """
+
+    mount_point: str
+    ranges: list[Range]
+    unknown: list[str]
+    notices: list[str]
+
+
+def find_recorded(directory: str) -> Recorded:
+    """What is recorded below the directory, on its own file system; no file is read.
 
     Raises `UsageError` for what is no directory of files.
     """
@@ -53,40 +66,54 @@ def find_damaged(directory: str, tell: Tell) -> Tree:
     mount = find_mount_of(top)
     if mount is None:
         raise UnknownStateError(f"{directory}: what is mounted there cannot be known")
-    notices: list[str] = []
-    found = _recorded(mount, notices)
-    if isinstance(found, str):
+    found = _recorded(mount)
+    is_whole = top == mount.mount_point
+    inside = [each for each in found.ranges if _is_below(each, top, is_whole=is_whole)]
+    return found._replace(ranges=inside)
+
+
+def _is_below(found: Range, top: str, *, is_whole: bool) -> bool:
+    if found.owner != "file" or not found.path:
+        return is_whole
+    return os.path.relpath(os.fsdecode(found.path), top).split("/")[0] != ".."
+
+
+def find_damaged(directory: str, tell: Tell) -> Tree:
+    """The damaged files below the directory, on its own file system. Only reads.
+
+    Raises `UsageError` for what is no directory of files.
+    """
+    top = os.path.realpath(directory)
+    found = find_recorded(directory)
+    if found.unknown:
         files, unread = _read_all(top, tell)
-        return Tree(files, [], unread, found, notices)
+        return Tree(files, [], unread, "; ".join(found.unknown), found.notices)
     names: set[str] = set()
     others = []
-    for each in found:
-        path = os.fsdecode(each.path)
-        inside = os.path.relpath(path, top) if path else ".."
-        if each.owner == "file" and inside.split("/")[0] != "..":
-            names.add(inside)
-        elif (each.owner != "file" or not path) and top == mount.mount_point:
+    for each in found.ranges:
+        if each.owner == "file" and each.path:
+            names.add(os.path.relpath(os.fsdecode(each.path), top))
+        else:
             others.append(each)
-    return Tree(sorted(names), others, [], None, notices)
+    return Tree(sorted(names), others, [], None, found.notices)
 
 
-def _recorded(mount: Mount, notices: list[str]) -> list[Range] | str:
-    """What is recorded in the file system, with paths of the running system; or why it is not."""
+def _recorded(mount: Mount) -> Recorded:
+    """What is recorded in all of the file system."""
     try:
         target = open_target(mount.mount_point)
     except UnknownStateError as error:
-        return str(error)
+        return Recorded(mount.mount_point, [], [str(error)], [])
     with contextlib.closing(target):
         if isinstance(target, HostTarget):
             found = target.locate(lambda done, total: None)
-            notices += target.notices
-            return "; ".join(target.unknown) or found
+            return Recorded(mount.mount_point, found, target.unknown, target.notices)
         if target.content not in ("fs", "shadow"):
             raise UsageError(f"{mount.mount_point} has no files: it is one device; name that")
         found = locate(target)
-        notices += target.notices
     prefix = os.fsencode(mount.mount_point)
-    return [each._replace(path=prefix + each.path if each.path else b"") for each in found]
+    named = [each._replace(path=prefix + each.path if each.path else b"") for each in found]
+    return Recorded(mount.mount_point, named, [], target.notices)
 
 
 def _read_all(top: str, tell: Tell) -> tuple[list[str], list[tuple[str, Exception]]]:

@@ -23,6 +23,7 @@ from daxmend.media.pool import Content, Pool, is_pool, open_pool
 from daxmend.pmem.device import PmemDevice
 from daxmend.stack.plain import PlainDevice, open_ram, open_window
 from daxmend.stack.tablepool import StoredTable, read_table
+from daxmend.stack.textfile import read_text
 from daxmend.units import parse_size
 
 _RAM = "ram:"
@@ -35,13 +36,16 @@ class TableDevice(MappedDevice):
     def __init__(
         self, pool: Pool, table: StoredTable, members: Members, events: EventHub | None
     ) -> None:
-        super().__init__(pool.name, make_targets(table.text, members), events)
+        targets = make_targets(table.text, members)
+        super().__init__(pool.name, targets, events, writable=pool.is_writable)
         self.pool = pool
         self.content = table.content
         # RAM members begin empty, and with them what a file system made of them had.
         self.is_volatile = members.is_volatile
         self.has_files = table.content is Content.FS and not members.is_volatile
-        self.notices: list[str] = [notice for member in members.opened for notice in member.notices]
+        self.notices: list[str] = []
+        for below in (*members.opened, *targets):
+            self.notices += below.notices
         self._opened = members
         for member, event in members.attached:
             self.relay(member, event)
@@ -104,7 +108,7 @@ class Members:
 
     def read_text(self, path: str) -> str:
         """See `dm.Context`."""
-        return (self._base / path).read_text()
+        return read_text(self._base / path)
 
     def _open_ram(self, spec: str) -> PlainDevice:
         same = sum(member.name.split("#")[0] == spec for member in self.opened)

@@ -34,7 +34,7 @@ from daxmend.errors import (
     UsageError,
 )
 from daxmend.events import EventHub, RecoveryRefused, ScrubDone, ZeroinitDone
-from daxmend.extent import Extent, check_bounds, merged
+from daxmend.extent import Extent, check_bounds, check_pages, merged
 from daxmend.media.backing import Backing, Durability
 from daxmend.media.exposure import Exposure
 from daxmend.units import MIB, PAGE, SECTOR, align_down, is_aligned
@@ -94,6 +94,21 @@ class PlainDevice:
             return Window(self._memory, offset, length)
         return None
 
+    def read_clean(self, offset: int, length: int) -> bytes | None:
+        """See `DaxDevice`."""
+        if 0 <= offset <= offset + length <= self.size:
+            try:
+                return self._memory.load(offset, length)
+            except FaultError:  # `io.read` says what can be had
+                pass
+        return None
+
+    def view_clean(self, offset: int, length: int) -> memoryview | None:
+        """See `DaxDevice`."""
+        if 0 <= offset <= offset + length <= self.size:
+            return self._memory.view(offset, length)
+        return None
+
     def recovery_read(self, extent: Extent) -> Salvage:
         """See `DaxDevice`; page by page where the file below fails (R12)."""
         check_bounds(extent, self.size, self.name)
@@ -113,7 +128,7 @@ class PlainDevice:
 
     def recovery_write(self, offset: int, data: Buffer, keep: Iterable[Extent] = ()) -> int:
         """See `DaxDevice`: a store. Where the file below fails, nothing can be healed (R40)."""
-        self._check_pages(Extent(offset, memoryview(data).nbytes))
+        check_pages(Extent(offset, memoryview(data).nbytes), self.size, self.name)
         return self._store(offset, data)
 
     def write_sectors(self, sector: int, data: Buffer) -> int:
@@ -126,7 +141,7 @@ class PlainDevice:
 
     def zeroinit(self, extent: Extent) -> int:
         """See `DaxDevice`."""
-        self._check_pages(extent)
+        check_pages(extent, self.size, self.name)
         for at in range(extent.offset, extent.end, len(_ZEROS)):
             self._store(at, _ZEROS[: extent.end - at])
         self.events.publish(ZeroinitDone(extent))
@@ -144,11 +159,6 @@ class PlainDevice:
             self.fence()
         return extent.length
 
-    def _check_pages(self, extent: Extent) -> None:
-        if not (is_aligned(extent.offset, PAGE) and is_aligned(extent.length, PAGE)):
-            raise UsageError(f"{self.name}: {extent} is not aligned to {PAGE} bytes")
-        check_bounds(extent, self.size, self.name)
-
     def hold(self, offset: int, data: bytes, unit: int) -> NoReturn:
         """See `DaxDevice`; no unit of it is ever bad."""
         check_bounds(Extent(offset, len(data)), self.size, self.name)
@@ -156,6 +166,9 @@ class PlainDevice:
 
     def drop_hold(self, extent: Extent) -> None:
         """See `DaxDevice`."""
+
+    def keep_zeros(self, extent: Extent) -> None:
+        """See `DaxDevice`; nothing is ever lost here, or kept."""
 
     def scrub(self, extent: Extent) -> Iterator[Extent]:
         """See `DaxDevice`; it finds nothing, and has looked at nothing (`capabilities`, R44)."""
@@ -238,27 +251,28 @@ def open_window(path: Path, name: str, *, writable: bool = True) -> PlainDevice:
     """
     status = path.stat()
     flags = os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)
+    dax_size = None
     if stat.S_ISBLK(status.st_mode):
         flags |= os.O_EXCL
-    elif not stat.S_ISREG(status.st_mode) and not stat.S_ISCHR(status.st_mode):
+    elif stat.S_ISCHR(status.st_mode):
+        dax_size = _devdax_size(path, status)
+    elif not stat.S_ISREG(status.st_mode):
         raise UsageError(f"{path} is neither a file nor a device")
     fd = os.open(path, flags)
     try:
         _lock(fd, path, writable=writable)
-        size = align_down(_size_of(fd, path, status), PAGE)
+        size = align_down(os.lseek(fd, 0, os.SEEK_END) if dax_size is None else dax_size, PAGE)
         if size == 0:
             raise UsageError(f"{path} is smaller than the page of {PAGE} bytes that a window maps")
-        is_dax = stat.S_ISCHR(status.st_mode)
-        durability = Durability.PROCESS if is_dax else Durability.MACHINE
+        durability = Durability.MACHINE if dax_size is None else Durability.PROCESS
         return PlainDevice(Backing(fd, name, durability, writable=writable, size=size), size)
     except BaseException:
         os.close(fd)
         raise
 
 
-def _size_of(fd: int, path: Path, status: os.stat_result) -> int:
-    if not stat.S_ISCHR(status.st_mode):
-        return os.lseek(fd, 0, os.SEEK_END)
+def _devdax_size(path: Path, status: os.stat_result) -> int:
+    """Asked before it is opened: a device of another kind (a tape, a watchdog) would act."""
     number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
     size = Path(f"/sys/dev/char/{number}/size")
     if not size.exists():

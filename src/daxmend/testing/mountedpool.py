@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from daxmend.extent import Extent
 from daxmend.faults import Fault, FaultKind
-from daxmend.fuse import find_mount, unmount, unmount_dead
 from daxmend.media.backing import Durability
 from daxmend.media.pool import Content
 from daxmend.rescue.opening import open_target
 from daxmend.stack.pool import create
+from daxmend.testing.mounted import Mounted
 from daxmend.testing.process import run_daxmend
 from daxmend.units import MIB
 
 
-class MountedPool:
+class MountedPool(Mounted):
     """An empty file system on an emulated device, mounted at `path`. A context manager.
 
     `device` is the pool's file. `size` is in bytes.
@@ -29,17 +27,6 @@ class MountedPool:
         self.path = path
         create(device, size, durability=Durability.PROCESS, content=Content.FS)
         run_daxmend("mount", device, path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def inject(
         self,
@@ -54,13 +41,3 @@ class MountedPool:
             target.inject([Fault.of(Extent(offset, length), FaultKind(kind))])
         finally:
             target.close()
-
-    def close(self) -> None:
-        """Unmount; a mount that is still in use is aborted, and its users get an error."""
-        if find_mount(self.path) is None:
-            return
-        try:
-            unmount(self.path)
-        except Exception:
-            unmount_dead(self.path)
-            raise

@@ -7,14 +7,13 @@ import random
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from daxmend.errors import UsageError
 from daxmend.extent import Extent
 from daxmend.faults import Fault, FaultKind, format_pattern, format_plan, parse_plan
-from daxmend.fuse import find_mount, unmount, unmount_dead
 from daxmend.rescue.shadow import ShadowTarget
+from daxmend.rescue.target import CONTROL_DIRECTORY
+from daxmend.testing.mounted import Mounted
 from daxmend.testing.process import run_daxmend
 from daxmend.units import PAGE
 
@@ -63,7 +62,7 @@ class FaultPlan:
         ]
 
 
-class ShadowDirectory:
+class ShadowDirectory(Mounted):
     """A directory below, and its shadow, where the faults are. A context manager that unmounts.
 
     Files are made and used at `path`; `source` holds what is really stored. All files are armed:
@@ -77,27 +76,6 @@ class ShadowDirectory:
         self.plan = FaultPlan() if plan is None else plan
         run_daxmend("shadow", "--cache", 0, "--arm", _ALL, source, path)
         self._target = ShadowTarget(path, None, str(path))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Unmount; a mount that is still in use is aborted, and its users get an error."""
-        if find_mount(self.path) is None:
-            return
-        try:
-            unmount(self.path)
-        except Exception:
-            unmount_dead(self.path)
-            raise
 
     def inject(
         self,
@@ -144,7 +122,7 @@ class ShadowDirectory:
 
     def clear(self) -> None:
         """Take all faults away. What `plan` says stays."""
-        control = os.open(self.path / ".daxmend" / "faults", os.O_WRONLY)
+        control = os.open(self.path / CONTROL_DIRECTORY / "faults", os.O_WRONLY)
         try:
             os.write(control, f"-{_ALL} 0 {1 << 62}\n".encode())
         finally:

@@ -48,10 +48,12 @@ class Mounted:
         return found
 
     def inject(self, path: Path, *offsets: int) -> None:
-        """Make the sectors at these bytes of a file bad."""
+        """Make the sectors at these bytes of a file bad, cached nowhere."""
         runs = filefrag(path)
         for offset in offsets:
             self.place.inject(place_of(runs, offset), SECTOR)
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def device_offset(self, path: Path, offset: int) -> int:
         """Where a byte of a file lies on the device."""

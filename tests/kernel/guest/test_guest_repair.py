@@ -53,3 +53,21 @@ def test_repair_by_punch_keeps_the_good_bytes(
     daxmend("repair", damaged, "--punch", "--apply")
     assert damaged.read_bytes() == blanked(original.read_bytes())
     assert daxmend("list", damaged, "--json").json["ranges"] == []
+
+
+def test_a_disk_that_is_mounted_is_refused_also_below_dm(
+    mounted: Mounted, damaged: Path, tmp_path: Path, daxmend: Daxmend
+) -> None:
+    """What a repair wrote to it would go past the file system; it can still be saved."""
+    place, where = mounted.place, f"mounted at {mounted.directory}"
+    before = place.bad_sectors()
+    for how in (("--zero",), ("--zero", "--apply"), ("--undo",)):
+        ran = daxmend("repair", place.path, *how, "--journal", tmp_path, status=8)
+        assert where in ran.err
+        assert "daxmend locate" in ran.err
+        for member in place.members:
+            ran = daxmend("repair", member.path, *how, "--journal", tmp_path, status=8)
+            assert where in ran.err
+            assert place.kind == "one" or "is below /dev/dm-" in ran.err
+    assert place.bad_sectors() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["original"], "no journal"

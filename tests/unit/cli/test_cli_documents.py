@@ -48,11 +48,6 @@ def test_the_help_of_the_program_names_every_command(capsys: pytest.CaptureFixtu
         assert f"\n  {command} " in out
 
 
-def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("daxmend, version ")
-
-
 def test_create_prints_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "new"
     words = ["create", str(path), "--size", "1M", "--raw", "--durability", "machine", "--json"]

@@ -309,6 +309,9 @@ class Meddled:
     def __getattr__(self, name: str) -> object:
         return getattr(self._device, name)
 
+    def read_clean(self, offset: int, length: int) -> None:
+        """It knows of no clean range: every read goes through a window."""
+
     def direct_access(self, extent: Extent, mode: AccessMode) -> Window:
         window = self._device.direct_access(extent, mode)
         length = window.length if self.length is None else self.length
@@ -348,6 +351,38 @@ def test_a_read_whose_record_changed_under_the_copy_looks_again(
     changes.append(lambda: device.recovery_write(PAGE, new(BAD_PAGE)))
     short = Extent(PAGE, SECTOR)
     assert io.read(meddled, short) == new(short)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("healed", [False, True])
+def test_a_straight_copy_whose_record_changed_meanwhile_is_not_used(
+    device: PmemDevice, monkeypatch: pytest.MonkeyPatch, healed: bool
+) -> None:
+    """R19: without a window, too; also if the record is what it was by then."""
+    extent = Extent(PAGE, 4 * SECTOR)
+    assert io.read(device, extent) == device.read_clean(*extent) == OLD[PAGE : extent.end]
+    load_clean = device._medium.load_clean
+
+    def change(offset: int, length: int) -> bytes | None:
+        monkeypatch.undo()
+        data = load_clean(offset, length)
+        device.inject(BAD)
+        if healed:
+            device.recovery_write(PAGE, new(BAD_PAGE))
+        return data
+
+    monkeypatch.setattr(device._medium, "load_clean", change)
+    assert device.read_clean(*extent) is None
+    assert io.read(device, extent) == (new(extent) if healed else OLD[PAGE : BAD.offset])
+
+
+@pytest.mark.parametrize("extent", [Extent(-1, 2), Extent(2, -1), Extent(MIB, 1)], ids=str)
+def test_a_straight_copy_of_what_is_no_range_of_the_device_is_refused(
+    device: PmemDevice, extent: Extent
+) -> None:
+    io.read(device, Extent(0, MIB))
+    assert device.read_clean(*extent) is device.view_clean(*extent) is None
+    with pytest.raises(UsageError):
+        io.read(device, extent)
 
 
 def test_a_recovery_begins_with_a_new_sequence(

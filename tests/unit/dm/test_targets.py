@@ -171,6 +171,18 @@ def test_capabilities_answer_range_by_range_and_name_the_member() -> None:
         ]
 
 
+def test_what_takes_no_faults_below_a_member_is_found_before_anything_is_injected() -> None:
+    with mapped("0 {4} linear ram 0") as (nested, members):
+        members.devices["nested"] = nested
+        with mapped("0 {4} linear a 0\n{4} {4} linear nested 0", members) as (device, _):
+            for fault in (device.inject, device.inject_once, device.uninject):
+                with pytest.raises(UnsupportedError, match=r"ram: .* takes no injected faults"):
+                    fault(pages(0, 8))
+            a = members.devices["a"]
+            assert list(a.poison(pages(0, 4))) == []
+            assert io.read(a, pages(0, 4)) == bytes(4 * PAGE)
+
+
 def test_a_member_that_takes_no_faults_is_named_before_anything_is_injected() -> None:
     with mapped("0 {2} linear a 0\n{2} {2} linear ram 0") as (device, _):
         assert isinstance(device, FaultInjection)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from daxmend.errors import UsageError
 from daxmend.faults import Pattern, encode_pattern, format_pattern, literal_path, parse_plan
 
 NAMES = ["file", "a b", "-x", "dir/f*l[e]?", "new\nline", "ü", "%41#", "\udcff", "a/b/c", "[!x]"]
@@ -30,7 +31,12 @@ def test_a_path_becomes_a_pattern_for_itself_alone(name: str) -> None:
         ("[a-c]", ["a", "c"], ["d", "-"]),
         ("[!a]", ["b"], ["a", "/"]),
         ("[]]", ["]"], ["a"]),
+        ("[!]]", ["["], ["]"]),
+        ("[!-a]", ["]", "^"], ["-", "a", "/"]),
+        ("/x[.-0]y", ["x.y", "x0y"], ["x/y"]),
         ("[", ["["], ["a"]),
+        ("[]", ["[]"], ["", "a"]),
+        ("[!]", ["[!]"], ["a", "!"]),
         ("a.b", ["a.b"], ["axb"]),
     ],
 )
@@ -38,6 +44,12 @@ def test_what_a_shell_pattern_matches(pattern: str, yes: list[str], no: list[str
     compiled = Pattern(encode_pattern(pattern))
     assert [path for path in yes if not compiled.matches(path)] == []
     assert [path for path in no if compiled.matches(path)] == []
+
+
+@pytest.mark.parametrize("pattern", ["[z-a]", "/x/[!9-0]*", "[]-!]x"])
+def test_a_range_that_goes_backwards_is_refused(pattern: str) -> None:
+    with pytest.raises(UsageError, match="must go upwards"):
+        Pattern(pattern)
 
 
 def test_a_pattern_without_a_slash_is_no_one_path() -> None:

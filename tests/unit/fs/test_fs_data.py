@@ -10,7 +10,7 @@ import pytest
 
 from daxmend.extent import Extent
 from daxmend.fs import FileSystem
-from daxmend.fs.check import MAX_SIZE
+from daxmend.fs.inode import MAX_SIZE
 from daxmend.pmem.device import PmemDevice
 from daxmend.units import KIB, MIB, PAGE
 from fswalk import content, walk

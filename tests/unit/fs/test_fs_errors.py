@@ -2,12 +2,11 @@
 
 import random
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from daxmend.dax import io
-from daxmend.dax.api import DaxDevice, Recovery
+from daxmend.dax.api import Recovery, SectorState
 from daxmend.errors import BadBlockError, MediaError
 from daxmend.events import Event, FileDamaged, MetadataHealed, RecoveryRefused, SpaceCleared
 from daxmend.extent import Extent
@@ -15,7 +14,7 @@ from daxmend.fs import FileSystem, OwnerKind, make_file_system
 from daxmend.media.pool import MediumKind, create_memory_pool
 from daxmend.pmem.device import PmemDevice
 from daxmend.units import CACHELINE, MIB, PAGE, SECTOR
-from fswalk import content
+from fswalk import bad_owners, content
 
 MakeFile = Callable[..., int]
 NOISE = random.Random(4).randbytes(8 * PAGE)
@@ -272,6 +271,34 @@ def test_what_was_truncated_away_of_bad_sectors_is_not_salvaged_r32_r12(
         device.close()
 
 
+@pytest.mark.parametrize("allows_recovery", [True, False])
+@pytest.mark.parametrize("kind", [MediumKind.LIES, MediumKind.CLEARS_PART])
+def test_what_a_failed_recovery_kept_is_zeros_where_it_was_truncated_away_r32_r12(
+    kind: MediumKind, allows_recovery: bool
+) -> None:
+    """It once came back with a salvage, and with a repair into the file that had grown again."""
+    device = PmemDevice(create_memory_pool(MIB, kind))
+    make_file_system(device)
+    fs = FileSystem(device, commits_each=False)
+    ino = fs.make(fs.root, b"f", stat.S_IFREG | 0o644, 0, 0)
+    fs.write(ino, 0, b"A" * SIZE)
+    hurt(fs, ino, PAGE + 2 * SECTOR + CACHELINE, CACHELINE, latent=True)
+    scrub(fs)
+    with pytest.raises(MediaError):
+        fs.write(ino, PAGE + 2 * SECTOR, b"n" * SECTOR)
+    device.allows_recovery = allows_recovery
+    page = Extent(place(fs, ino, PAGE), PAGE)
+    assert device.recovery_read(page).data.count(b"A") == PAGE - SECTOR
+    fs.truncate(ino, PAGE + 700)
+    assert device.recovery_read(page) == (b"A" * 700 + bytes(PAGE - 700), [])
+    fs.truncate(ino, 2 * PAGE)
+    assert device.recovery_read(page) == (b"A" * 700 + bytes(PAGE - 700), [])
+    with pytest.raises(MediaError):
+        fs.read(ino, PAGE, PAGE)
+    fs.close()
+    device.close()
+
+
 def test_a_hole_is_never_filled_with_bad_pages(fs: FileSystem, make_file: MakeFile) -> None:
     for extent in list(fs._space._free)[:1]:
         for page in range(0, 60, 2):
@@ -367,18 +394,18 @@ def test_a_failure_of_pages_that_changed_hands_is_not_the_readers(
 ) -> None:
     """A reader beside a truncation, whose pages somebody else got meanwhile."""
     fs.read(ino, 0, PAGE)
-    read = io.read
+    read = fs.device.read_clean
     calls: list[Extent] = []
 
-    def read_late(device: DaxDevice, extent: Extent) -> bytes:
+    def read_late(offset: int, length: int) -> bytes | None:
         if not calls:
-            calls.append(extent)
+            calls.append(Extent(offset, length))
             fs.truncate(ino, 0)
             fs.sync()
-            fs.device.inject(extent)  # type: ignore[attr-defined]
-        return read(device, extent)
+            fs.device.inject(calls[0])  # type: ignore[attr-defined]
+        return read(offset, length)
 
-    monkeypatch.setattr(io, "read", read_late)
+    monkeypatch.setattr(fs.device, "read_clean", read_late)
     assert fs.read(ino, 0, PAGE) == b""
     assert calls
 
@@ -391,7 +418,7 @@ def test_a_punched_bad_page_is_quarantined_cleared_and_only_then_reused_r31(
     fs.sync()
     assert fs.quarantined() == [bad.widened(PAGE)]
     assert fs.owners(bad)[0].kind is OwnerKind.FREE
-    assert next(fs.damage()).kind is OwnerKind.FREE
+    assert bad_owners(fs)[0].kind is OwnerKind.FREE
     assert fs.read(ino, PAGE, PAGE) == bytes(PAGE)
     tidy(fs)
     assert fs.quarantined() == []
@@ -408,7 +435,7 @@ def test_quarantine_is_found_again_after_a_restart_r31(
     fs.unlink(fs.root, b"victim")
     fs.close()
     again = FileSystem(device, commits_each=True)
-    assert next(again.damage()).kind is OwnerKind.FREE
+    assert bad_owners(again)[0].kind is OwnerKind.FREE
     tidy(again)
     assert record(again) == []
     assert again._space._free.covers(bad.widened(PAGE))
@@ -425,6 +452,28 @@ def test_latent_poison_in_free_space_is_found_and_cleared_r31(
     tidy(fs)
     assert list(device.poison(Extent(0, MIB))) == []
     assert fs.quarantined() == []
+
+
+def test_a_record_of_any_size_is_looked_at_in_slices_r31(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = PmemDevice(create_memory_pool(64 * MIB))
+    make_file_system(device)
+    for at in range(9 * MIB, 60 * MIB, MIB):
+        device.inject(Extent(at, SECTOR))
+    fs = FileSystem(device, commits_each=False)
+    asked: list[int] = []
+    badblocks = device.badblocks
+
+    def ask(extent: Extent) -> Iterator[tuple[Extent, SectorState]]:
+        asked.append(extent.length)
+        return badblocks(extent)
+
+    monkeypatch.setattr(device, "badblocks", ask)
+    assert fs.tidy(), "others have their turn"
+    tidy(fs)
+    assert max(asked) <= 8 * MIB
+    assert record(fs) == fs.quarantined() == []
+    fs.close()
+    device.close()
 
 
 @pytest.mark.parametrize("size", [PAGE + 1, PAGE + SECTOR, PAGE + 3 * SECTOR + 7, 2 * PAGE - 1])

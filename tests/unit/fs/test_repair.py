@@ -21,9 +21,8 @@ from daxmend.fs import (
     make_file_system,
     plan_repair,
 )
-from daxmend.fs.check import MAX_SIZE
 from daxmend.fs.extentmap import ExtentMap, Run
-from daxmend.fs.inode import Attributes, Inode
+from daxmend.fs.inode import MAX_SIZE, Attributes, Inode
 from daxmend.media.pool import create_memory_pool
 from daxmend.pmem.device import PmemDevice
 from daxmend.units import MIB, PAGE

@@ -154,7 +154,6 @@ CASES: list[tuple[int, bytes, tuple[object, ...], bytes]] = [
     (p.FUSE_OPENDIR, struct.pack("=II", 1, 2), ("opendir", CALLER, NODE, 1, 2), OPEN_OUT),
     (p.FUSE_RELEASEDIR, RELEASE_BODY, ("releasedir", NODE, 6, 1, 2, 3), b""),
     (p.FUSE_FSYNCDIR, struct.pack("=QII", 6, 1, 0), ("fsyncdir", NODE, 6, 1), b""),
-    (p.FUSE_ACCESS, struct.pack("=II", 4, 0), ("access", CALLER, NODE, 4), b""),
     (
         p.FUSE_GETXATTR,
         struct.pack("=II", 5, 0) + names(b"user.a"),

@@ -247,15 +247,13 @@ def test_notifications_and_callbacks_keep_their_order(kernel: FakeKernel) -> Non
     park(kernel, 10)
     notifier = kernel.session.notifier
     notifier.inval_inode(5, 4096, 8192)
-    notifier.inval_entry(1, b"name", p.FUSE_EXPIRE_ONLY)
+    notifier.inval_entry(1, b"name")
     notifier.then(lambda: kernel.session.reply(10, b"done"))
-    notifier.delete(1, 5, b"name")
     notifier.poll_wakeup(99)
-    assert [kernel.receive() for _ in range(5)] == [
+    assert [kernel.receive() for _ in range(4)] == [
         (p.FUSE_NOTIFY_INVAL_INODE, 0, struct.pack("=Qqq", 5, 4096, 8192)),
-        (p.FUSE_NOTIFY_INVAL_ENTRY, 0, struct.pack("=QII", 1, 4, 1) + b"name\0"),
+        (p.FUSE_NOTIFY_INVAL_ENTRY, 0, struct.pack("=QII", 1, 4, 0) + b"name\0"),
         (0, 10, b"done"),
-        (p.FUSE_NOTIFY_DELETE, 0, struct.pack("=QQII", 1, 5, 4, 0) + b"name\0"),
         (p.FUSE_NOTIFY_POLL, 0, struct.pack("=Q", 99)),
     ]
 

@@ -4,6 +4,7 @@ import errno
 import json
 import select
 import threading
+from collections.abc import Iterator
 
 import pytest
 from mountkernel import PAGE, SECTOR, Mounted
@@ -14,6 +15,7 @@ from daxmend.extent import Extent
 from daxmend.fuse import PENDING
 from daxmend.fuse.protocol import FUSE_POLL_SCHEDULE_NOTIFY
 from daxmend.mounts.eventlog import BACKLOG_EVENTS, EventLog
+from daxmend.pmem.device import PmemDevice
 
 
 @pytest.fixture
@@ -227,6 +229,42 @@ def test_the_end_of_a_scrub_can_be_polled_for_r4(raw: Mounted) -> None:
     assert raw.handler.poll(nodeid, fh, 1, 0, 0) & select.POLLPRI
 
 
+def test_a_scrub_that_failed_has_ended_too_r4(
+    raw: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(device: PmemDevice, extent: Extent) -> Iterator[Extent]:
+        raise OSError(errno.EIO, "the pool's disk")
+        yield extent
+
+    monkeypatch.setattr(PmemDevice, "scrub", fail)
+    nodeid, fh = raw.control("scrub")
+    assert bytes(raw.handler.read(nodeid, fh, 0, 64, 0, 0)) == b"0\n"  # type: ignore[arg-type]
+    ready = threading.Event()
+    raw.session.notifier.poll_wakeup = lambda kh: ready.set()  # type: ignore[method-assign]
+    raw.handler.poll(nodeid, fh, 1, FUSE_POLL_SCHEDULE_NOTIFY, 0)
+    raw.tell("scrub", "1\n")
+    assert ready.wait(10)
+    assert raw.handler.poll(nodeid, fh, 1, 0, 0) & select.POLLPRI
+    assert "disk" in json.loads(raw.ask("status"))["scrub"]["error"]
+
+
+def test_a_change_while_a_file_is_being_read_is_news_after_it_r9(
+    raw: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scrub finds something on its own thread, behind what the text already has."""
+    nodeid, fh = raw.control("badblocks")
+    badblocks = PmemDevice.badblocks
+
+    def slow(device: PmemDevice, extent: Extent) -> list[object]:
+        found: list[object] = list(badblocks(device, extent))
+        device.inject(Extent(0, SECTOR))
+        return found
+
+    monkeypatch.setattr(PmemDevice, "badblocks", slow)
+    assert bytes(raw.handler.read(nodeid, fh, 0, 64, 0, 0)) == b""  # type: ignore[arg-type]
+    assert raw.handler.poll(nodeid, fh, 1, 0, 0) & select.POLLPRI
+
+
 def event(offset: int) -> FaultInjected:
     return FaultInjected(Extent(offset, 1), "latent")
 
@@ -254,6 +292,29 @@ def test_a_reader_behind_the_backlog_is_told_how_many_it_lost() -> None:
     assert [found["sequence"] for found in rest] == list(range(11, BACKLOG_EVENTS + 11))
     assert sequence == BACKLOG_EVENTS + 11
     assert log.read(1, 20) == (b"", 1)  # not even the notice fits, and nothing is skipped
+
+
+def test_the_history_has_what_is_kept_and_says_what_is_not() -> None:
+    log = EventLog(ATTACHED)
+    assert sequences(log.history().encode()) == [1, 2]
+    log.append(event(0))
+    assert sequences(log.history().encode()) == [1, 2, 3]
+    for offset in range(BACKLOG_EVENTS + 9):
+        log.append(event(offset))
+    first, second, lost, *rest = map(json.loads, log.history().splitlines())
+    assert [first["event"], second["event"]] == ["copy_healed", "intent_replayed"]
+    assert lost == {"event": "lost_events", "count": 10}
+    assert len(rest) == BACKLOG_EVENTS
+    assert rest[-1]["sequence"] == log.next_sequence - 1
+
+
+def test_the_history_is_read_at_once_and_never_waits(raw: Mounted) -> None:
+    nodeid, fh = raw.control("history")
+    assert raw.handler.read(nodeid, fh, 0, 4096, 0, 0) == b""
+    raw.tell("badblocks", "0 1\n8 1\n")
+    assert sequences(bytes(raw.handler.read(nodeid, fh, 0, 4096, 0, 0))) == [1, 2]  # type: ignore[arg-type]
+    with pytest.raises(PermissionError):
+        raw.tell("history", "1\n")
 
 
 ATTACHED = [CopyHealed("record", 1, "its checksum is wrong"), IntentReplayed(Extent(0, 1), "bad")]

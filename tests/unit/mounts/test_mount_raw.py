@@ -10,7 +10,8 @@ from mountkernel import PAGE, SECTOR, Mounted
 from daxmend.extent import Extent
 from daxmend.fuse import SetAttr
 from daxmend.fuse.protocol import FATTR_FH, FATTR_SIZE, FUSE_READ_LOCKOWNER, FUSE_WRITE_CACHE
-from daxmend.mounts.devicemount import DEVICE_NODEID, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
+from daxmend.host.zeroing import FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
+from daxmend.mounts.devicemount import DEVICE_NODEID
 from daxmend.mounts.option import OpenMode
 
 NEW = b"n" * PAGE

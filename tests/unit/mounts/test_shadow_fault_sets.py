@@ -2,7 +2,14 @@
 
 import pytest
 
-from daxmend.events import Event, FaultInjected, PoisonConsumed, RecoveryDone
+from daxmend.events import (
+    Event,
+    FaultInjected,
+    PoisonConsumed,
+    PoisonFound,
+    RecoveryDone,
+    ScrubDone,
+)
 from daxmend.extent import Extent
 from daxmend.faults import Fault, FaultKind
 from daxmend.mounts.shadowfaults import FileFaults, InFile
@@ -116,7 +123,14 @@ def test_an_event_names_its_file() -> None:
     }  # fmt: skip
 
 
-def test_a_scrub_finds_whole_sectors_r4(faults: FileFaults) -> None:
+def test_a_scrub_finds_whole_sectors_and_tells_of_its_end_r4_r48(faults: FileFaults) -> None:
+    told: list[Event] = []
     add(faults, 64, 64, "latent")
-    assert faults.scrub(Extent(0, SIZE)) == [Extent(0, SECTOR)]
+    faults.events.subscribe(told.append)
+    faults.scrub(SIZE)
+    found = Extent(0, SECTOR)
+    assert told == [PoisonFound(found), ScrubDone(Extent(0, SIZE), SECTOR)]
+    assert list(faults.recorded(Extent(0, SIZE))) == [found]
     assert refused(faults, 0, 10) == Extent(0, PAGE)
+    faults.scrub(SIZE)
+    assert told[2:] == [ScrubDone(Extent(0, SIZE), 0)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from daxmend.dax.api import Salvage
 from daxmend.errors import ChangedError
 from daxmend.extent import Extent, merged
+from daxmend.host.deviceuser import User
 from daxmend.host.unknown import Unknown
 from daxmend.rescue.subject import Subject, iter_pieces
 from daxmend.rescue.target import FileExtent
@@ -98,8 +99,8 @@ class DiskFile:
         if self.disk.size != self.size:
             raise ChangedError("its size has changed")
 
-    def validate_free(self) -> None:
-        pass
+    def user(self) -> User | None:
+        return None
 
     def is_same(self, other: Subject) -> bool:
         return isinstance(other, DiskFile) and other.disk is self.disk

@@ -250,7 +250,7 @@ def test_a_last_page_that_fails_for_what_is_behind_the_end_is_planned(tail: Benc
     assert [warning for warning in report.warnings if "zeros" in warning] == []
     assert bad_ranges(report.results) == [TAIL]
     (line, _, row, *_) = iter_lines("file", report)
-    assert "1 page cannot be read, with nothing lost in it" in line
+    assert "nothing is lost, and 1 page cannot be read as before" in line
     assert "0 bytes from" in row
     assert "700 kept" in row
 

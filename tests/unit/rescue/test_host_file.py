@@ -33,9 +33,15 @@ class Medium:
         self.gives_prefix = gives_prefix
         self.number = number
         self.requests = 0
+        self.cached: set[int] = set()  # pages
         self._preadv: Callable[..., int] = os.preadv
 
-    def preadv(self, fd: int, buffers: list[Any], offset: int) -> int:
+    def preadv(self, fd: int, buffers: list[Any], offset: int, flags: int = 0) -> int:
+        if flags:
+            assert flags == os.RWF_NOWAIT
+            if offset // PAGE not in self.cached:
+                raise BlockingIOError
+            return self._preadv(fd, buffers, offset)
         self.requests += 1
         (buffer,) = buffers
         end = offset + len(buffer)
@@ -64,6 +70,25 @@ def salvage_all(path: Path, medium: Medium) -> tuple[bytes, list[Extent], int]:
         return bytes(saved.data), saved.lost, grain
     finally:
         file.close()
+
+
+def test_what_the_page_cache_has_of_lost_pages_is_saved_from_there(path: Path) -> None:
+    """R12; and it is told."""
+    medium = Medium({17, 18, 40}, gives_prefix=False)
+    medium.cached = {18 * 512 // PAGE}
+    data, lost, grain = salvage_all(path, medium)
+    assert grain < PAGE, "O_DIRECT by sectors"
+    assert lost == [Extent(40 * 512, 512)]
+    assert data[: 40 * 512] == DATA[: 40 * 512]
+    file = HostFile(path, "file")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "preadv", medium.preadv)
+        extent = Extent(0, 40 * 512)
+        assert [got is None for _, got in file.pieces(extent)].count(True) == 0
+        assert list(file.unreadable(extent)) == [Extent(17 * 512, 512), Extent(18 * 512, 512)]
+    assert len(file.notices) == 1
+    assert "the page cache still has" in file.notices[0]
+    file.close()
 
 
 def expected_lost(bad: set[int], grain: int) -> set[int]:

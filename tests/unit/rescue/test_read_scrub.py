@@ -63,8 +63,8 @@ def test_one_that_is_stopped_says_how_far_it_came_and_goes_on_there(
     reads: list[Extent] = []
     again = ReadScrub("file", str(path), SIZE, mapfile=mapfile)
     assert again._reader is not None
-    read = again._reader.salvage
-    again._reader.salvage = lambda extent: (reads.append(extent), read(extent))[1]  # type: ignore[method-assign]
+    read = again._reader.pieces
+    again._reader.pieces = lambda extent: (reads.append(extent), read(extent))[1]  # type: ignore[method-assign]
     assert merged(again.run()) == [Extent(0, SIZE)]
     again.close()
     assert merged(reads) == [Extent.between(first.end, SIZE)]

@@ -1,0 +1,1 @@
+"""What people look at: strategies compared, and a page on one target."""
