@@ -72,6 +72,10 @@ class DeviceModel:
         end = self._first_recorded(extent)
         met = next((n for n in units(extent, CACHELINE) if n in self.poison), None)
         if met is not None and met * CACHELINE < end:
+            # The first load ends before the first page that holds a recorded sector.
+            edge = align_down(self._first_recorded(extent.widened(PAGE)), PAGE)
+            if met * CACHELINE < edge:
+                end = min(end, edge)
             run = []
             while met in self.poison and met * CACHELINE < end:
                 run.append(met)

@@ -254,7 +254,8 @@ def test_a_medium_that_does_not_heal_serves_from_the_other_copy() -> None:
         damage(image, structure, (0,), latent=False)
     image.open()
     image.assert_content()
-    assert any("not to be rewritten" in notice for notice in image.target.notices)
+    assert any("not rewritten" in notice for notice in image.target.notices)
+    assert not [each for each in image.events if isinstance(each, CopyHealed)], "none was (R45)"
     io.write(image.device, 9 * PAGE, b"on it goes")
     image.model[9 * PAGE : 9 * PAGE + 10] = b"on it goes"
     image.device.fence()

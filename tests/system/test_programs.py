@@ -33,7 +33,7 @@ from daxmend.media.pool import read_owner
 from daxmend.stack.device import open_device
 
 pytestmark = [
-    pytest.mark.timeout(150, method="signal"),
+    pytest.mark.timeout(300, method="signal"),
     pytest.mark.skipif(os.geteuid() != 0, reason="the programs run as root and postgres"),
 ]
 

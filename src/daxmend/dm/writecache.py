@@ -69,16 +69,19 @@ class Writecache(Target):
         """See `Target`: what the cache holds is taken over, and what of it is bad is told (R38)."""
         self.blocks.start(writable=self.is_writable)
         table = self.blocks.table
-        done = "rewritten" if table.is_healed else "not to be rewritten"
+        cache = table.medium.name
         for structure, copy in table.damage:
-            self.notices.append(f"{table.medium.name}: {structure}, copy {copy}: {done}")
-            self.tell(CopyHealed(f"{table.medium.name}: {structure}", copy, f"damaged; {done}"))
+            done = "rewritten" if table.is_healed else "not rewritten; the next mount tries it"
+            self.notices.append(f"{cache}: {structure}, copy {copy}: damaged; {done}")
+            if table.is_healed:
+                self.tell(CopyHealed(f"{cache}: {structure}", copy, f"damaged; {done}"))
         if table.unknown:
-            self.notices.append(
-                f"{table.medium.name}: what {len(table.unknown)} slots held is unknown"
-            )
+            self.notices.append(f"{cache}: what {len(table.unknown)} slots held is unknown")
         for run in self.blocks.losses():
-            self.notices.append(f"{self.name}: {run}: was dirty in the cache, and is lost")
+            self.notices.append(
+                f"{self.blocks.origin.name}: {run}: what was written last is lost, for it was "
+                f"dirty in the cache {cache}; write it again"
+            )
             is_named = not table.lost.overlaps(run)
             self.tell(DirtyLost(run, "its data is bad" if is_named else "its entry is bad"))
             self.notify(run)

@@ -7,6 +7,7 @@ persistent memory does; everything on it is overwritten.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -83,7 +84,10 @@ class Disk(Protocol):
     mount_options: tuple[str, ...]  # that a file system on it is mounted with
 
     def make_bad(self, extents: list[Extent]) -> None:
-        """Put whole sectors on the record, ascending. Raises `OSError` where it is full."""
+        """Put whole sectors on the record, ascending.
+
+        Raises `UnsupportedError` where it is full; some of them are on it then.
+        """
 
     def clear(self) -> None:
         """Write zeros to all that is bad. Only while nothing is mounted on it."""
@@ -195,9 +199,21 @@ class RealDisk:
                 f"{node}: its driver keeps no bad-block record, so that nothing on it can be made "
                 "bad; persistent memory in fsdax mode has one (/dev/pmem0)"
             )
-        busy = [mount.mount_point for mount in iter_mounts() if mount.device == number]
-        if busy:
-            raise BusyError(f"{node} is mounted at {busy[0]}; unmount it first")
+        mounts = [mount.mount_point for mount in iter_mounts() if mount.device == number]
+        if mounts:
+            raise BusyError(f"{node} is mounted at {mounts[0]}; unmount it first")
+        os.close(self._open())
+
+    def _open(self) -> int:
+        """For writing, and for us alone."""
+        try:
+            return os.open(self.node, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            raise BusyError(
+                f"{self.node} is in use by another device, or as swap; end that first"
+            ) from None
 
     def make_bad(self, extents: list[Extent]) -> None:
         """See `Disk`."""
@@ -205,12 +221,16 @@ class RealDisk:
         try:
             for line in format_badblocks(extents).splitlines():
                 os.write(fd, line.encode())  # the file takes one line a write
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise UnsupportedError(f"the kernel's record of {self.node} is full") from None
         finally:
             os.close(fd)
 
     def clear(self) -> None:
         """See `Disk`. The record shows a page of itself at a time."""
-        fd = os.open(self.node, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+        fd = self._open()
         try:
             last: list[Extent] = []
             while True:

@@ -1,11 +1,12 @@
 """Disks to compare on: what is not theirs is refused, and what they were given is taken away."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from daxmend.errors import DaxmendError, UnknownStateError, UnsupportedError, UsageError
+from daxmend.errors import BusyError, DaxmendError, UnknownStateError, UnsupportedError, UsageError
 from daxmend.extent import Extent, format_badblocks
 from daxmend.report import disk
 from daxmend.report.disk import ProgramFailedError, RealDisk, open_own, run_program
@@ -58,9 +59,29 @@ def test_bad_sectors_go_to_the_record_a_line_a_write(
     assert lines == format_badblocks(bad).encode().splitlines()
 
 
+def test_a_record_that_is_full_is_told_r8(real: RealDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, line: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(UnsupportedError, match=r"record of .* is full"):
+        real.make_bad([Extent.of_sectors(5, 1)])
+
+
+def test_a_disk_that_somebody_has_is_left_alone(
+    real: RealDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str, flags: int) -> int:
+        raise OSError(errno.EBUSY if flags & os.O_EXCL else 0, "no", path)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(BusyError, match="is in use by another device"):
+        real.clear()
+
+
 def test_a_program_that_fails_says_why_and_one_that_is_missing_too() -> None:
     assert run_program("echo", "hello") == "hello\n"
-    with pytest.raises(ProgramFailedError, match="sh -c .*: no luck"):
+    with pytest.raises(ProgramFailedError, match=r"sh -c .*: no luck"):
         run_program("sh", "-c", "echo no luck >&2; exit 3")
     with pytest.raises(ProgramFailedError, match="exit status 3"):
         run_program("sh", "-c", "exit 3")
@@ -91,5 +112,5 @@ def test_a_server_that_never_answers_is_unknown(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_nothing_is_overwritten_that_was_not_meant(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="everything on /dev/pmem9 is overwritten.*--yes"):
+    with pytest.raises(UsageError, match=r"everything on /dev/pmem9 is overwritten.*--yes"):
         next(iter_systems(["/dev/pmem9"], tmp_path, 1 << 20, ["ext4"], overwrite=False))
