@@ -13,8 +13,8 @@ from daxmend.errors import ChangedError
 from daxmend.extent import Extent
 from daxmend.host import zeroing
 from daxmend.host.deviceuser import CLAIMED, User, find_device_user, is_claimed
-from daxmend.host.unknown import Unknown
 from daxmend.host.zeroing import ZeroVerb
+from daxmend.rescue.devicefile import DeviceFile
 from daxmend.rescue.hostfile import open_to_read, open_to_write
 from daxmend.rescue.knownbad import KnownBad
 from daxmend.rescue.reader import BAD_ERRNOS, Reader
@@ -26,16 +26,10 @@ from daxmend.rescue.subject import (
     tell_cached,
     validate_free,
 )
-from daxmend.rescue.target import FileExtent
 
 
-class BlockFile:
+class BlockFile(DeviceFile):
     """Implements `Subject`. To be written it must be nobody's: a mounted device is refused."""
-
-    is_touched = False  # a device does not tell
-    mtime_ns = None
-    has_holes = False
-    mode = 0o600  # of a copy: whoever could read the device could read every file on it
 
     def __init__(self, path: Path, name: str, *, writable: bool = False) -> None:
         self.name = name
@@ -50,11 +44,6 @@ class BlockFile:
         self._reader = Reader(opened, name, self.size, os.O_RDWR if writable else os.O_RDONLY)
         self.grain = self._reader.grain
         self._known = KnownBad(path, self.grain)
-
-    def data(self) -> Iterator[Extent]:
-        """See `Subject`: all of it."""
-        if self.size:
-            yield Extent(0, self.size)
 
     def salvage(self, extent: Extent) -> Salvage:
         """See `Subject`."""
@@ -118,31 +107,6 @@ class BlockFile:
         except OSError:
             return False
 
-    @property
-    def owner(self) -> int:
-        """See `Subject`."""
-        return self._stat.st_uid
-
-    @property
-    def identity(self) -> int:
-        """See `Subject`: the number of the device."""
-        return self._stat.st_rdev
-
-    def extents(self) -> list[FileExtent] | Unknown:
-        """See `Subject`: it lies on itself."""
-        return [FileExtent(0, 0, self.size, True)]
-
-    def sharers(self, extents: list[Extent]) -> list[str]:
-        """See `Subject`: nobody else has it."""
-        return []
-
-    def note_journal(self, path: Path | None) -> None:
-        """See `Subject`: a device keeps no notes."""
-
-    def noted_journal(self) -> Path | None:
-        """See `Subject`."""
-        return None
-
     # -- writing ---------------------------------------------------------------------------
 
     def write(self, offset: int, data: bytes) -> int:
@@ -166,9 +130,6 @@ class BlockFile:
     def punch(self, extent: Extent) -> None:
         """See `Subject`: there is nobody to give blocks back to."""
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-
-    def restore_size(self, size: int) -> None:
-        """See `Subject`: a write never changes it."""
 
     def sync(self) -> None:
         """See `Subject`."""

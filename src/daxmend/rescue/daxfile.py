@@ -18,22 +18,17 @@ from daxmend.dax.api import Salvage
 from daxmend.errors import ChangedError, UnsupportedError
 from daxmend.extent import Extent, merged
 from daxmend.host.deviceuser import User
-from daxmend.host.unknown import Unknown
+from daxmend.rescue.devicefile import DeviceFile
 from daxmend.rescue.hostfile import open_to_read
 from daxmend.rescue.knownbad import KnownBad
 from daxmend.rescue.subject import CHUNK, Subject, iter_lost
-from daxmend.rescue.target import FileExtent
 from daxmend.units import PAGE, SECTOR, align_down
 
 
-class DaxFile:
+class DaxFile(DeviceFile):
     """Implements `Subject`, for reading; `size` is the device's, in bytes."""
 
     grain = SECTOR  # of what is recorded; what is not, faults by pages
-    is_touched = False
-    mtime_ns = None
-    mode = 0o600
-    has_holes = False
 
     def __init__(self, path: Path, name: str, size: int, *, writable: bool = False) -> None:
         if writable:
@@ -51,11 +46,6 @@ class DaxFile:
         self._target = memoryview(bytearray(CHUNK))
         self._known = KnownBad(path, SECTOR)
         self._known.ask()  # a load of what is recorded may cost more than an error
-
-    def data(self) -> Iterator[Extent]:
-        """See `Subject`: all of it."""
-        if self.size:
-            yield Extent(0, self.size)
 
     def salvage(self, extent: Extent) -> Salvage:
         """See `Subject`."""
@@ -125,31 +115,6 @@ class DaxFile:
             return kinds and found.st_rdev == self._stat.st_rdev
         return os.path.samestat(found, self._stat)
 
-    @property
-    def owner(self) -> int:
-        """See `Subject`."""
-        return self._stat.st_uid
-
-    @property
-    def identity(self) -> int:
-        """See `Subject`: the number of the device."""
-        return self._stat.st_rdev
-
-    def extents(self) -> list[FileExtent] | Unknown:
-        """See `Subject`: it lies on itself."""
-        return [FileExtent(0, 0, self.size, True)]
-
-    def sharers(self, extents: list[Extent]) -> list[str]:
-        """See `Subject`: nobody else has it."""
-        return []
-
-    def note_journal(self, path: Path | None) -> None:
-        """See `Subject`: a device keeps no notes."""
-
-    def noted_journal(self) -> Path | None:
-        """See `Subject`."""
-        return None
-
     # -- writing: it is refused when it is opened ------------------------------------------
 
     def write(self, offset: int, data: bytes) -> int:
@@ -163,9 +128,6 @@ class DaxFile:
     def punch(self, extent: Extent) -> None:
         """See `Subject`."""
         raise UnsupportedError(f"{self.name} is not written to")
-
-    def restore_size(self, size: int) -> None:
-        """See `Subject`."""
 
     def sync(self) -> None:
         """See `Subject`."""
