@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rawmount import SECTOR, Mounted, program
+from rawmount import SECTOR, Mounted, loop_device, program
 
 SIZES = {"ext4": 64 << 20, "xfs": 320 << 20, "xfs-plain": 320 << 20}
 _MKFS = {
@@ -81,15 +81,11 @@ def host_stack(raw: Mounted, kind: str) -> Iterator[HostStack]:
     raw.must_mount()
     fs = raw.base / "fs"
     fs.mkdir()
-    made = program("losetup", "--find", "--show", raw.device)
-    if made.status:
-        pytest.skip(f"losetup: {made.err.strip()}")
-    loop = made.out.strip()
-    try:
-        must(*_MKFS[kind], loop)
-        must("mount", loop, fs)
-        yield HostStack(raw, loop, fs, kind)
-    finally:
-        program("umount", fs)
-        program("umount", "-l", fs)
-        must("losetup", "--detach", loop)
+    with loop_device(raw.device) as loop:
+        try:
+            must(*_MKFS[kind], loop)
+            must("mount", loop, fs)
+            yield HostStack(raw, loop, fs, kind)
+        finally:
+            program("umount", fs)
+            program("umount", "-l", fs)

@@ -266,6 +266,22 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 10.0) 
         time.sleep(0.002)
 
 
+@contextlib.contextmanager
+def loop_device(path: Path, *options: str) -> Iterator[str]:
+    """A loop device on a file, of which it has let go at the end, whoever else looks at devices."""
+    made = program("losetup", "--find", "--show", *options, path)
+    if made.status:
+        pytest.skip(f"losetup: {made.err.strip()}")
+    loop = made.out.strip()
+    backing = Path("/sys/block", Path(loop).name, "loop", "backing_file")
+    try:
+        yield loop
+    finally:
+        detached = program("losetup", "--detach", loop)
+        assert detached.status == 0, detached
+        wait_until(lambda: not backing.exists(), f"{loop} lets go of {path}")
+
+
 # -- the mount -----------------------------------------------------------------------------
 
 

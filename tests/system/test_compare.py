@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 from filemount import Files
-from rawmount import PAGE, User, abort_mounts, cli, program, wait_until
+from rawmount import PAGE, User, abort_mounts, cli, loop_device, program, wait_until
 
 from daxmend.fuse import iter_mounts
 
@@ -148,16 +148,10 @@ def test_what_cannot_be_compared_on_is_refused_with_what_to_do(user: User, base:
 def test_a_disk_that_keeps_no_record_is_not_touched(user: User, base: Path) -> None:
     image = base / "image"
     image.write_bytes(b"mine" * 1024)
-    made = program("losetup", "--find", "--show", image)
-    if made.status:
-        pytest.skip(f"losetup: {made.err}")
-    loop = made.out.strip()
-    try:
+    with loop_device(image) as loop:
         ran = cli("compare", loop, "--yes")
         assert ran.status == 8, ran
         assert "keeps no bad-block record" in ran.err
-    finally:
-        assert program("losetup", "--detach", loop).status == 0
     assert image.read_bytes() == b"mine" * 1024
 
 

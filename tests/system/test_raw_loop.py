@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rawmount import PAGE, SECTOR, Mounted, program
+from rawmount import PAGE, SECTOR, Mounted, loop_device, program
 
 pytestmark = [
     pytest.mark.timeout(60, method="signal"),
@@ -25,17 +25,6 @@ def must(*command: object) -> str:
     ran = program(*command)
     assert ran.status == 0, (command, ran)
     return ran.out
-
-
-@contextlib.contextmanager
-def loop_device(path: Path, *options: str) -> Iterator[str]:
-    ran = program("losetup", "--find", "--show", *options, path)
-    if ran.status:
-        pytest.skip(f"losetup: {ran.err.strip()}")
-    try:
-        yield ran.out.strip()
-    finally:
-        must("losetup", "--detach", ran.out.strip())
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from filemount import Files
-from rawmount import PAGE, SECTOR, Ran, cli, in_child, ordinary_user, program, wait
+from rawmount import PAGE, SECTOR, Ran, cli, in_child, loop_device, ordinary_user, program, wait
 
 from daxmend.extent import Extent
 from daxmend.host import zeroing
@@ -414,11 +414,7 @@ def ext4(device: Path, directory: Path, *options: str) -> Iterator[Path]:
     if not os.path.exists("/dev/loop-control"):
         pytest.skip("no loop devices here")
     directory.mkdir(exist_ok=True)
-    ran = program("losetup", "--find", "--show", *options, device)
-    if ran.status:
-        pytest.skip(f"losetup: {ran.err.strip()}")
-    loop = ran.out.strip()
-    try:
+    with loop_device(device, *options) as loop:
         if program("blkid", loop).status:
             assert program("mkfs.ext4", "-q", "-b", "4096", loop).status == 0
         assert program("mount", "-t", "ext4", loop, directory).status == 0
@@ -426,8 +422,6 @@ def ext4(device: Path, directory: Path, *options: str) -> Iterator[Path]:
             yield directory
         finally:
             program("umount", "-l", directory)
-    finally:
-        program("losetup", "--detach", loop)
 
 
 def first_block(path: Path) -> int:

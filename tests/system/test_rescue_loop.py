@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from filemount import Files
-from rawmount import PAGE, SECTOR, Ran, cli, in_child, program, wait
+from rawmount import PAGE, SECTOR, Ran, cli, in_child, loop_device, program, wait
 
 import daxmend.cli
 from daxmend.errors import ChangedError
@@ -82,22 +82,16 @@ def loop_disk(files: Files, fstype: str, *options: str) -> Iterator[Disk]:
     assert mounted.status == 0, mounted
     directory = files.base / "fs"
     directory.mkdir()
-    ran = program("losetup", "--find", "--show", "--direct-io=on", files.mountpoint / "device")
-    if ran.status:
-        pytest.skip(f"losetup: {ran.err.strip()}")
-    loop = Path(ran.out.strip())
-    try:
+    with loop_device(files.mountpoint / "device", "--direct-io=on") as loop:
         done = program(f"mkfs.{fstype}", "-q", *options, loop)
         assert done.status == 0, done
         done = program("mount", "-t", fstype, loop, directory)
         if done.status:
             pytest.skip(f"{fstype} cannot be mounted here: {done.err.strip()}")
         try:
-            yield Disk(files, loop, directory)
+            yield Disk(files, Path(loop), directory)
         finally:
             program("umount", "-l", directory)
-    finally:
-        program("losetup", "--detach", loop)
 
 
 @pytest.fixture(params=["ext4", "xfs"])

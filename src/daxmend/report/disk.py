@@ -20,13 +20,12 @@ from typing import Final, Protocol
 from daxmend.errors import (
     BusyError,
     DaxmendError,
-    UnknownStateError,
     UnsupportedError,
     UsageError,
 )
 from daxmend.extent import Extent, format_badblocks
 from daxmend.faults import Fault
-from daxmend.fuse import find_mount, unmount, unmount_dead
+from daxmend.fuse import unmount, unmount_dead
 from daxmend.host.badblocks import read_badblocks_file
 from daxmend.host.mountinfo import iter_mounts
 from daxmend.host.sysfsfile import read_text
@@ -40,10 +39,13 @@ from daxmend.report.interrupt import hold, release
 from daxmend.rescue.opening import open_target
 from daxmend.rescue.target import Target
 from daxmend.stack.pool import create
-from daxmend.units import MIB
+from daxmend.units import MIB, SECTOR
 
 _PROGRAM_PATH: Final = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 _PATIENCE: Final = 10  # times two seconds
+# What an entry of the kernel's record holds. Linux 6.1 keeps the entries of a longer line in the
+# wrong order, and cannot clear them any more.
+_ENTRY: Final = 512 * SECTOR
 _LOOP_CONTROL: Final = "/dev/loop-control"
 
 
@@ -123,9 +125,13 @@ class LoopDisk:
 
 
 def open_own(path: Path) -> Target:
-    """What lies on a mount that is there for sure: its server may be slow on a busy machine."""
+    """What lies on a mount that is there for sure.
+
+    On a busy machine its server may be slow, and the table of mounts, which is read in pieces, may
+    miss one while others come and go.
+    """
     for _ in range(_PATIENCE):
-        with suppress(UnknownStateError):
+        with suppress(DaxmendError):
             return open_target(path, writable=True)
     return open_target(path, writable=True)
 
@@ -140,22 +146,24 @@ def mounted_pool(base: Path, size: int, *, raw: bool) -> Iterator[Path]:
         mountpoint.mkdir(parents=True)
         stack.callback(shutil.rmtree, base)
         create(pool, size, content=Content.RAW if raw else Content.FS)
-        stack.callback(_unmount, mountpoint)
         options = MountOptions(open_mode=OpenMode.DIRECT if raw else OpenMode.AUTO)
         mount_in_background(pool, mountpoint, options, raw=raw)
+        stack.callback(_unmount, mountpoint)
         stack.callback(hold)
         release()
         yield mountpoint
 
 
 def _unmount(mountpoint: Path) -> None:
-    """In good order; by force, if somebody else is in it."""
-    if find_mount(mountpoint) is None:
+    """In good order; by force, if somebody else is in it. See `open_own` for the patience."""
+    for _ in range(_PATIENCE):
+        try:
+            unmount(mountpoint)
+        except BusyError:
+            unmount_dead(mountpoint)
+        except UsageError:  # it is not there; or so the table says
+            continue
         return
-    try:
-        unmount(mountpoint)
-    except BusyError:
-        unmount_dead(mountpoint)
 
 
 @contextmanager
@@ -219,8 +227,10 @@ class RealDisk:
         """See `Disk`."""
         fd = os.open(self._record, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            for line in format_badblocks(extents).splitlines():
-                os.write(fd, line.encode())  # the file takes one line a write
+            for extent in extents:
+                for offset in range(extent.offset, extent.end, _ENTRY):
+                    part = Extent.between(offset, min(extent.end, offset + _ENTRY))
+                    os.write(fd, format_badblocks([part]).encode())  # one line a write
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise

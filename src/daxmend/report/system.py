@@ -18,7 +18,6 @@ from typing import Final, NamedTuple, Protocol
 from daxmend.errors import UnknownStateError, UnsupportedError, UsageError
 from daxmend.extent import Extent
 from daxmend.faults import Fault
-from daxmend.fuse import find_mount
 from daxmend.host.fiemap import file_extents
 from daxmend.host.unknown import Unknown
 from daxmend.report.disk import (
@@ -36,7 +35,7 @@ from daxmend.report.interrupt import hold, release
 from daxmend.rescue.file import FileTarget
 from daxmend.rescue.hosttarget import HostTarget
 from daxmend.rescue.mount import MountTarget
-from daxmend.rescue.opening import find_own_mount, open_target
+from daxmend.rescue.opening import find_own_mount
 from daxmend.rescue.target import Range, merged_ranges
 from daxmend.units import MIB, align_up
 
@@ -199,11 +198,9 @@ class DiskStage:
 
     def left(self) -> Left:
         """See `Stage`."""
-        mount = find_mount(self.directory)
-        assert mount is not None
-        with closing(open_target(mount.mount_point)) as target:
+        with closing(open_own(self.directory)) as target:
             if not isinstance(target, HostTarget):
-                raise UnknownStateError(f"{mount.mount_point} is no file system of the kernel's")
+                raise UnknownStateError(f"{self.directory} is no file system of the kernel's")
             ranges = target.locate(lambda done, total: None)
             return Left(_length_of_nobody(ranges), "; ".join(target.unknown))
 

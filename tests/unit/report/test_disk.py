@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from daxmend.errors import BusyError, DaxmendError, UnknownStateError, UnsupportedError, UsageError
-from daxmend.extent import Extent, format_badblocks
+from daxmend.extent import Extent
 from daxmend.report import disk
 from daxmend.report.disk import ProgramFailedError, RealDisk, open_own, run_program
 from daxmend.report.system import iter_systems
@@ -49,14 +49,13 @@ def test_a_disk_that_zeros_do_not_clear_is_told(
         real.clear()
 
 
-def test_bad_sectors_go_to_the_record_a_line_a_write(
+def test_bad_sectors_go_to_the_record_a_line_a_write_and_an_entry_a_line(
     real: RealDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[bytes] = []
     monkeypatch.setattr(os, "write", lambda fd, line: lines.append(line))
-    bad = [Extent.of_sectors(5, 1), Extent.of_sectors(70, 8)]
-    real.make_bad(bad)
-    assert lines == format_badblocks(bad).encode().splitlines()
+    real.make_bad([Extent.of_sectors(5, 1), Extent.of_sectors(70, 1100)])
+    assert lines == [b"5 1\n", b"70 512\n", b"582 512\n", b"1094 76\n"]
 
 
 def test_a_record_that_is_full_is_told_r8(real: RealDisk, monkeypatch: pytest.MonkeyPatch) -> None:
