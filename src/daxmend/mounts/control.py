@@ -36,11 +36,12 @@ _REFUSAL_LENGTH = 300  # characters; a line that is refused can be a request lon
 
 
 class _Parked(NamedTuple):
-    """A read that waits for an event."""
+    """A read that waits until all events before number `until` are told."""
 
     unique: int
     offset: int
     size: int
+    until: int
 
 
 class _OpenFile:
@@ -202,7 +203,7 @@ class ControlDirectory:
     # -- events ----------------------------------------------------------------------------
 
     def _has_events(self, opened: _OpenFile) -> bool:
-        return bool(opened.preface) or opened.sequence < self._log.next_sequence
+        return bool(opened.preface) or opened.sequence < self._log.told
 
     def _read_events(
         self, opened: _OpenFile, offset: int, size: int, open_flags: int
@@ -211,14 +212,18 @@ class ControlDirectory:
             again = offset - opened.text_offset  # whoever seeks back finds the last answer there
             if opened.text is not None and 0 <= again < len(opened.text):
                 return opened.text[again : again + size]
-            if text := self._next_events(opened, size):
-                opened.text, opened.text_offset = text, offset
-                return text
-            if self._has_events(opened):
-                raise OSError(errno.EINVAL, f"an event does not fit into a read of {size} bytes")
-            if open_flags & os.O_NONBLOCK:
+            happened = self._log.next_sequence
+            if opened.preface or self._log.told == happened:
+                if text := self._next_events(opened, size):
+                    opened.text, opened.text_offset = text, offset
+                    return text
+                if self._has_events(opened):
+                    said = f"an event does not fit into a read of {size} bytes"
+                    raise OSError(errno.EINVAL, said)
+            if open_flags & os.O_NONBLOCK and opened.sequence == happened:
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            opened.parked.append(_Parked(self._must_session().unique, offset, size))
+            until = max(happened, opened.sequence + 1)
+            opened.parked.append(_Parked(self._must_session().unique, offset, size, until))
             return PENDING
 
     def _next_events(self, opened: _OpenFile, size: int) -> bytes:
@@ -246,25 +251,31 @@ class ControlDirectory:
             for nodeid, file in enumerate(self._files, _FIRST_FILE_NODEID):
                 if file.is_changed_by(event):
                     self._note_change(nodeid)
-        self._wake_later()
+            happened = self._log.next_sequence
+            if self.session is None:
+                self._log.told = happened
+        self._wake_later(happened)
 
     def _on_change(self, name: bytes) -> None:
         """What a file says has changed, and no event tells of it. From any thread."""
         with self._lock:
             self._note_change(self.find(name))
-        self._wake_later()
+            happened = self._log.told
+        self._wake_later(happened)
 
     def _note_change(self, nodeid: int) -> None:
         self._changes += 1
         self._changed[nodeid] = self._changes
 
-    def _wake_later(self) -> None:
+    def _wake_later(self, happened: int) -> None:
         if self.session is not None:
-            self.session.notifier.then(self._wake_readers)
+            self.session.notifier.then(lambda: self._wake_readers(happened))
 
-    def _wake_readers(self) -> None:
-        """On the notifier's thread: after the invalidations that the events belong to."""
+    def _wake_readers(self, happened: int) -> None:
+        """On the notifier's thread: after the invalidations that the events before it belong to."""
         session = self._must_session()
+        with self._lock:
+            self._log.told = max(self._log.told, happened)
         for opened in list(self._opens.values()):
             with self._lock:
                 self._answer_parked(session, opened)
@@ -273,9 +284,9 @@ class ControlDirectory:
                 session.notifier.poll_wakeup(kh)
 
     def _answer_parked(self, session: Session, opened: _OpenFile) -> None:
-        """Answer the reads that wait, oldest first, as long as there are events."""
-        while opened.parked and opened.sequence < self._log.next_sequence:
-            unique, offset, size = opened.parked.popleft()
+        """Answer the reads that wait, oldest first, as long as there is what they wait for."""
+        while opened.parked and self._log.told >= max(opened.parked[0].until, opened.sequence + 1):
+            unique, offset, size, _ = opened.parked.popleft()
             text, sequence = self._log.read(opened.sequence, size)
             if not text:
                 session.reply_error(unique, errno.EINVAL)  # too small for one event

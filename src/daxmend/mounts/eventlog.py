@@ -14,15 +14,16 @@ BACKLOG_EVENTS = 4096  # older ones are dropped, and a reader that missed some i
 class EventLog:
     """The last events as JSON lines. `next_sequence` is what the next one will be called.
 
-    `preface` has those of attaching the device, with which every reader begins. Not locked; the
-    owner's lock holds.
+    Those before `told` may be read: the invalidations that belong to the others may be under way
+    (R27). `preface` has those of attaching the device, with which every reader begins. Not locked;
+    the owner's lock holds.
     """
 
     def __init__(self, attached: Iterable[Event] = ()) -> None:
         self.next_sequence = 1
         self._lines: deque[str] = deque(maxlen=BACKLOG_EVENTS)
         self.preface = "".join(map(self._numbered, attached)).encode()
-        self._first_sequence = self.next_sequence
+        self._first_sequence = self.told = self.next_sequence
 
     def append(self, event: Event) -> None:
         """Number the event, stamp it, keep it."""
@@ -35,14 +36,18 @@ class EventLog:
 
     def history(self) -> str:
         """What is kept of all that happened: attaching, a `lost_events` line, the last events."""
-        text, _ = self.read(self._first_sequence, sys.maxsize)
+        text, _ = self._read(self._first_sequence, sys.maxsize, self.next_sequence)
         return (self.preface + text).decode()
 
     def read(self, sequence: int, size: int) -> tuple[bytes, int]:
         """Whole lines from event `sequence` on, at most `size` bytes, and the sequence after them.
 
-        A reader that fell behind the backlog first gets a `lost_events` line with the `count`.
+        None that is not told. A reader that fell behind the backlog first gets a `lost_events` line
+        with the `count`.
         """
+        return self._read(sequence, size, self.told)
+
+    def _read(self, sequence: int, size: int, end: int) -> tuple[bytes, int]:
         oldest = self.next_sequence - len(self._lines)
         parts: list[str] = []
         if sequence < oldest:
@@ -52,7 +57,7 @@ class EventLog:
             parts.append(lost)
             sequence = oldest
         room = size - sum(map(len, parts))
-        while sequence < self.next_sequence:
+        while sequence < end:
             line = self._lines[sequence - oldest]
             if len(line) > room:
                 break

@@ -2,9 +2,10 @@
 
 import errno
 import json
+import os
 import select
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from mountkernel import PAGE, SECTOR, Mounted
@@ -73,6 +74,30 @@ def test_a_parked_read_that_is_too_small_is_einval_and_the_next_gets_the_event(
     raw.tell("badblocks", "0 1\n")
     assert raw.session.answers[101] == errno.EINVAL
     assert sequences(raw.session.answers[102]) == [1]
+
+
+def test_nobody_reads_of_an_event_before_its_invalidations_are_done_r27(
+    raw: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodeid, fh = raw.control("events")
+    badblocks, badblocks_fh = raw.control("badblocks")
+    queue: list[Callable[[], object]] = []
+    monkeypatch.setattr(raw.session.notifier, "then", queue.append)
+    with pytest.raises(BlockingIOError):
+        raw.handler.read(nodeid, fh, 0, 4096, 0, os.O_NONBLOCK)
+    for unique, line in ((101, b"0 1\n"), (102, b"8 1\n")):
+        raw.session.unique = 200
+        raw.handler.write(badblocks, badblocks_fh, 0, memoryview(line), 0, 0)
+        raw.session.unique = unique
+        assert raw.handler.read(nodeid, fh, 0, 4096, 0, os.O_NONBLOCK) is PENDING
+        assert not raw.handler.poll(nodeid, fh, 1, 0, 0)
+    first, *rest = queue
+    first()
+    assert sequences(raw.session.answers[101]) == [1]
+    assert 102 not in raw.session.answers
+    for callback in rest:
+        callback()
+    assert sequences(raw.session.answers[102]) == [2]
 
 
 def test_a_reader_that_asks_again_at_once_gets_no_event_twice(raw: Mounted) -> None:
@@ -273,6 +298,8 @@ def test_the_log_gives_whole_lines_that_fit() -> None:
     log = EventLog()
     for offset in range(3):
         log.append(event(offset))
+    assert log.read(1, 1 << 20) == (b"", 1)  # not told yet
+    log.told = 4
     line = len(log.read(1, 1 << 20)[0]) // 3
     assert log.read(1, line - 1) == (b"", 1)
     data, sequence = log.read(1, 2 * line + line // 2)
@@ -286,6 +313,7 @@ def test_a_reader_behind_the_backlog_is_told_how_many_it_lost() -> None:
     log = EventLog()
     for offset in range(BACKLOG_EVENTS + 10):
         log.append(event(offset))
+    log.told = log.next_sequence
     data, sequence = log.read(1, 1 << 30)
     first, *rest = [json.loads(line) for line in data.splitlines()]
     assert first == {"event": "lost_events", "count": 10}
