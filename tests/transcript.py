@@ -126,7 +126,8 @@ class Reader:
         assert not block.words, f"what is a console {block.words}?"
         found = steps(block.body)
         for command, expected in found:
-            assert self._run(command) == expected, command
+            shown = self._run(command)
+            assert shown == expected, f"$ {command}\nprints:\n{shown}\nnot:\n{expected}"
         return len(found)
 
     def _make(self, path: Path, text: str) -> None:
