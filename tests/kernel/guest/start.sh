@@ -12,12 +12,21 @@ finish() {
 }
 trap finish EXIT
 
+# What the tests need may lie below a directory that is a new one in the guest.
+for path in "$CHECKOUT" "$MODULES"; do
+    mkdir -p "/kept$path"
+    mount --bind "$path" "/kept$path" || exit
+done
 for name in /tmp /run /var/tmp; do
     mount -t tmpfs tmpfs "$name" || exit
 done
 mkdir -p /dev/shm /dev/pts /run/lock
 mount -t tmpfs tmpfs /dev/shm || exit
 mount -t devpts devpts /dev/pts || exit
+for path in "$CHECKOUT" "$MODULES"; do
+    mkdir -p "$path"
+    mount --bind "/kept$path" "$path" || exit
+done
 for name in $CHECKED_OUT; do
     mount -t tmpfs tmpfs "$CHECKOUT/$name" || exit
 done
