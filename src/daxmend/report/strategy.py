@@ -100,20 +100,12 @@ def pwrite(patient: Patient) -> None:
 
 def zeroinit(patient: Patient) -> None:
     """Set the page to zeros in place with the verb that 2021 proposed for it, then write (R29)."""
-    for run in patient.bad_runs():
-        data = patient.read_around(run)
-        patient.change(zeroing.zeroinit, run, zeros=True)
-        patient.write(run.offset, data)
-    os.fsync(patient.fd)
+    _change_and_write(patient, zeroing.zeroinit, zeros=True)
 
 
 def zero_range(patient: Patient) -> None:
     """The same with fallocate(2)'s verb for zeros."""
-    for run in patient.bad_runs():
-        data = patient.read_around(run)
-        patient.change(zeroing.zero_range, run, zeros=True)
-        patient.write(run.offset, data)
-    os.fsync(patient.fd)
+    _change_and_write(patient, zeroing.zero_range, zeros=True)
 
 
 def zeroout(patient: Patient) -> None:
@@ -129,9 +121,16 @@ def zeroout(patient: Patient) -> None:
 
 def punch(patient: Patient) -> None:
     """Give the page back to the file system, and write, so that it gives another one (R35)."""
+    _change_and_write(patient, zeroing.punch_hole, zeros=False)
+
+
+def _change_and_write(
+    patient: Patient, verb: Callable[[int, Extent], None], *, zeros: bool
+) -> None:
+    """Save what can be read of a page, let the verb have it, and write all of it."""
     for run in patient.bad_runs():
         data = patient.read_around(run)
-        patient.change(zeroing.punch_hole, run, zeros=False)
+        patient.change(verb, run, zeros=zeros)
         patient.write(run.offset, data)
     os.fsync(patient.fd)
 
