@@ -16,12 +16,12 @@ from daxmend import _native
 from daxmend._native import MemoryFault
 from daxmend.dax.api import Salvage
 from daxmend.errors import ChangedError, UnsupportedError
-from daxmend.extent import Extent, merged
+from daxmend.extent import Extent
 from daxmend.host.deviceuser import User
 from daxmend.rescue.devicefile import DeviceFile
 from daxmend.rescue.hostfile import open_to_read
 from daxmend.rescue.knownbad import KnownBad
-from daxmend.rescue.subject import CHUNK, Subject, iter_lost
+from daxmend.rescue.subject import CHUNK, Subject, collected, iter_lost
 from daxmend.units import PAGE, SECTOR, align_down
 
 
@@ -49,14 +49,7 @@ class DaxFile(DeviceFile):
 
     def salvage(self, extent: Extent) -> Salvage:
         """See `Subject`."""
-        data, lost = bytearray(extent.length), []
-        for part, got in self.pieces(extent):
-            if got is None:
-                lost.append(part)
-            else:
-                at = part.offset - extent.offset
-                data[at : at + part.length] = got
-        return Salvage(data, merged(lost))
+        return collected(extent, self.pieces(extent))
 
     def pieces(self, extent: Extent) -> Iterator[tuple[Extent, memoryview | None]]:
         """See `Subject`; what is recorded as bad is not loaded."""

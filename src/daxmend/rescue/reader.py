@@ -15,8 +15,8 @@ from typing import Final
 
 from daxmend.dax.api import Salvage
 from daxmend.errors import ChangedError
-from daxmend.extent import Extent, merged
-from daxmend.rescue.subject import CHUNK
+from daxmend.extent import Extent
+from daxmend.rescue.subject import CHUNK, collected
 from daxmend.units import PAGE, SECTOR, align_down, align_up
 
 _EHWPOISON: Final = 133  # Python's errno does not have it
@@ -66,15 +66,7 @@ class Reader:
 
     def salvage(self, extent: Extent) -> Salvage:
         """Everything readable of a range before `size`, and what is lost (R12)."""
-        data = bytearray(extent.length)
-        lost = []
-        for part, got in self.pieces(extent):
-            if got is None:
-                lost.append(part)
-            else:
-                at = part.offset - extent.offset
-                data[at : at + part.length] = got
-        return Salvage(data, merged(lost))
+        return collected(extent, self.pieces(extent))
 
     def pieces(
         self, extent: Extent, known: Sequence[Extent] = ()

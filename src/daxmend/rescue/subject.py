@@ -183,6 +183,18 @@ def iter_lost(pieces: Iterable[tuple[Extent, memoryview | None]]) -> Iterator[Ex
     return (part for part, data in pieces if data is None)
 
 
+def collected(extent: Extent, pieces: Iterable[tuple[Extent, memoryview | None]]) -> Salvage:
+    """The pieces of a range as a salvage has them."""
+    data, lost = bytearray(extent.length), []
+    for part, got in pieces:
+        if got is None:
+            lost.append(part)
+        else:
+            at = part.offset - extent.offset
+            data[at : at + part.length] = got
+    return Salvage(data, merged(lost))
+
+
 def iter_pieces(extent: Extent, saved: Salvage) -> Iterator[tuple[Extent, memoryview | None]]:
     """A salvage of the range as `Subject.pieces` has it."""
     data = memoryview(saved.data)
