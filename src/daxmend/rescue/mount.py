@@ -18,6 +18,7 @@ from daxmend.errors import BusyError, DaxmendError, UnknownStateError, UsageErro
 from daxmend.extent import Extent, check_bounds, format_badblocks, parse_badblocks_line
 from daxmend.faults import Fault, FaultKind
 from daxmend.host.fileioctl import iter_extents
+from daxmend.rescue.controlreader import ControlReader
 from daxmend.rescue.target import (
     CONTROL_DIRECTORY,
     FileExtent,
@@ -37,7 +38,7 @@ _ANSWER_BYTES = 1 << 20
 _OWNED_BY_FILE = "file:"
 
 
-class MountTarget:
+class MountTarget(ControlReader):
     """Implements `DeviceTarget`."""
 
     def __init__(self, mountpoint: Path, name: str) -> None:
@@ -147,8 +148,7 @@ class MountTarget:
 
     def status(self) -> dict[str, object]:
         """See `Target`."""
-        document: dict[str, object] = json.loads("\n".join(self._lines("status")))
-        return {"mounted": str(self._mountpoint), **document}
+        return {"mounted": str(self._mountpoint), **self._read_status()}
 
     def events(self) -> list[dict[str, object]] | None:
         """See `Target`."""
@@ -187,14 +187,6 @@ class MountTarget:
 
     def close(self) -> None:
         """Nothing is held."""
-
-    def _lines(self, name: str) -> list[str]:
-        try:
-            return (self._control / name).read_text(encoding="ascii").splitlines()
-        except PermissionError as error:
-            raise UnknownStateError(
-                f"{self._control / name}: {error.strerror}; ask its owner, or root"
-            ) from None
 
     def _write(self, name: str, text: str) -> None:
         with open(self._control / name, "w", encoding="utf-8") as file:

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from daxmend.errors import UnknownStateError, UnsupportedError, UsageError
+from daxmend.errors import UnsupportedError, UsageError
 from daxmend.extent import Extent, merged
 from daxmend.faults import NO_FILES, Fault, format_pattern
+from daxmend.rescue.controlreader import ControlReader
 from daxmend.rescue.target import CONTROL_DIRECTORY, Range
 from daxmend.units import CACHELINE
 
@@ -26,7 +27,7 @@ _WRITE_LENGTH = 512 * 1024  # well below the size of one request, which is done 
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
-class ShadowTarget:
+class ShadowTarget(ControlReader):
     """Implements `Target`. `path` is a file's, absolute in the mount; None is all of it."""
 
     def __init__(self, mountpoint: Path, path: bytes | None, name: str) -> None:
@@ -168,18 +169,6 @@ class ShadowTarget:
                 said = str(self._read_status()["refused"]).removeprefix("faults: ")
                 raise UsageError(f"{self.name}: {before}{said}") from None
             start = end
-
-    def _read_status(self) -> dict[str, object]:
-        document: dict[str, object] = json.loads("\n".join(self._lines("status")))
-        return document
-
-    def _lines(self, name: str) -> list[str]:
-        try:
-            return (self._control / name).read_text(encoding="ascii").splitlines()
-        except PermissionError as error:
-            raise UnknownStateError(
-                f"{self._control / name}: {error.strerror}; ask its owner, or root"
-            ) from None
 
     def _write(self, name: str, text: str) -> None:
         fd = os.open(self._control / name, os.O_WRONLY)
